@@ -1,0 +1,116 @@
+"""What things are called and where they are: names, MAC addresses, bridges, subnets. Pure functions.
+
+Everything is derived from the installation's id (one per state directory) and the VM's number, so that names
+are the same in every run and two installations on one host do not meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+# The kernel's IFNAMSIZ less the closing NUL.
+LONGEST_INTERFACE_NAME = 15
+# Room for the gateway, a VM, and a few guests within the guest.
+PER_VM_PREFIX = 28
+SHARED_PREFIX = 24
+
+
+def domain_name(installation: str, vm: str) -> str:
+    """The libvirt domain's name; it ends with the VM's name."""
+    return f"vmprov-{installation}-{vm}"
+
+
+def network_name(installation: str, owner: str) -> str:
+    """The libvirt network's name, for a VM or a lab."""
+    return f"vmprov-{installation}-{owner}"
+
+
+def bridge_name(installation: str, kind: str, number: int) -> str:
+    """The bridge's name; ``kind`` is one letter that keeps VMs' and labs' numbers apart.
+
+    >>> bridge_name("3fa1", "v", 12)
+    'vp3fa1v12'
+    """
+    name = f"vp{installation}{kind}{number}"
+    if len(name) > LONGEST_INTERFACE_NAME:
+        raise ValueError(f"{name} is longer than {LONGEST_INTERFACE_NAME} characters")
+    return name
+
+
+def mac_address(installation: str, number: int) -> str:
+    """A MAC address under QEMU's prefix (52:54:00), different for each VM of each installation.
+
+    >>> mac_address("3fa1", 12) == mac_address("3fa1", 12) != mac_address("3fa1", 13)
+    True
+    """
+    digest = hashlib.sha256(f"{installation}/{number}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def serial_number(installation: str, number: int) -> str:
+    """A generated SMBIOS serial number, 12 letters and digits.
+
+    >>> serial_number("3fa1", 12)
+    'VP3FA1000012'
+    """
+    return f"VP{installation.upper()}{number:06d}"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A network's addresses: the gateway first, then the range for guests."""
+
+    network: IPv4Network
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The address of the bridge."""
+        return self.network.network_address + 1
+
+    @property
+    def first(self) -> IPv4Address:
+        """The first guest's address."""
+        return self.network.network_address + 2
+
+    @property
+    def last(self) -> IPv4Address:
+        """The last guest's address."""
+        return self.network.broadcast_address - 1
+
+    def guests(self) -> Iterator[IPv4Address]:
+        """All addresses for guests."""
+        for offset in range(2, self.network.num_addresses - 1):
+            yield self.network.network_address + offset
+
+
+def free_subnets(within: IPv4Network, prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
+    """Subnets of that prefix length which overlap none of those taken, lowest first.
+
+    >>> next(free_subnets(IPv4Network("10.0.0.0/24"), 28, [IPv4Network("10.0.0.0/28")]))
+    IPv4Network('10.0.0.16/28')
+    """
+    if prefix < within.prefixlen:
+        return
+    occupied = [network for network in taken if network.overlaps(within)]
+    for candidate in within.subnets(new_prefix=prefix):
+        if not any(candidate.overlaps(network) for network in occupied):
+            yield candidate
+
+
+def parse_routes(table: str) -> list[IPv4Network]:
+    """The destinations in a kernel routing table as ``/proc/net/route`` prints it (proc(5)), without the default.
+
+    >>> parse_routes("Iface Destination Gateway Flags RefCnt Use Metric Mask MTU\\neth0 000011AC 0 1 0 0 0 0000FFFF 0")
+    [IPv4Network('172.17.0.0/16')]
+    """
+    found = []
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 8 or words[7] == "00000000":
+            continue
+        address, mask = (IPv4Address(bytes.fromhex(words[column])[::-1]) for column in (1, 7))
+        found.append(IPv4Network(f"{address}/{mask}", strict=False))
+    return found

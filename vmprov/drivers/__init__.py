@@ -1,0 +1,106 @@
+"""Drivers: ways to make a domain exist and stop existing, and no more.
+
+Networks, seeds, base volumes, power, consoles and addresses are the same for every driver and are written
+once, elsewhere. A driver gets finished :class:`Order` values and makes running domains of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vmprov.errors import SpecError, VmprovError
+from vmprov.events import Events
+from vmprov.hosts import Host
+from vmprov.hypervisor import Mark
+from vmprov.paths import Home
+from vmprov.settings import Settings
+from vmprov.waiting import Cancel, Deadline
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """The image a disk starts from.
+
+    ``box`` and ``version`` name the Vagrant box; ``volume`` is the base volume in the host's pool.
+    """
+
+    name: str
+    box: str
+    version: str
+    volume: str
+    disk: Path
+    virtual_size: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """One domain to be made; everything outside the domain itself exists already.
+
+    ``memory`` and ``disk_size`` in bytes; ``disk_size`` is at least the image's virtual size.
+    ``image`` is ``None`` for a machine with a blank disk. ``seed`` is the host path of the seed volume ("" for none).
+    ``consoles``: for each UART its (socket, log file).
+    """
+
+    vm: str
+    lab: str
+    domain: str
+    uuid: str
+    mark: Mark
+    cpus: int
+    memory: int
+    disk_volume: str
+    disk_size: int
+    pool: str
+    image: BaseImage | None
+    seed: str
+    network: str
+    subnet: str
+    mac: str
+    serial_number: str
+    consoles: tuple[tuple[Path, Path], ...]
+
+
+class Driver(Protocol):
+    """Makes domains exist and stop existing on one host."""
+
+    @property
+    def name(self) -> str:
+        """The driver's name on the command line."""
+        ...
+
+    def check(self) -> list[str]:
+        """Problems that would make :meth:`create` fail, one line each; empty when all is well."""
+        ...
+
+    def create(
+        self, orders: Sequence[Order], *, events: Events, cancel: Cancel, deadline: Deadline
+    ) -> Mapping[str, VmprovError]:
+        """Define and power on; returns at power-on, without waiting for guests.
+
+        All orders belong to one lab. The result holds, for each VM that did not come up, why; a VM that is not
+        in it runs. Creates exactly the domain ``order.domain`` and the volume ``order.disk_volume``.
+        """
+        ...
+
+    def destroy(self, *, lab: str, vm: str, domain: str) -> None:
+        """Remove the domain and all that this driver keeps about it. Gone is success; volumes stay."""
+        ...
+
+
+NAMES = ("vagrant", "fake")
+
+
+def open_driver(name: str, host: Host, home: Home, settings: Settings, installation: str) -> Driver:
+    """The driver of that name for a host; raises :class:`vmprov.errors.SpecError` for an unknown one."""
+    if name == "vagrant":
+        from vmprov.drivers.vagrant import VagrantDriver
+
+        return VagrantDriver(host, home, settings, installation)
+    if name == "fake":
+        from vmprov.drivers.fake import FakeDriver
+
+        return FakeDriver(host)
+    raise SpecError(f"no such driver: {name!r}", hint=f"use one of: {', '.join(NAMES)}")

@@ -1,0 +1,104 @@
+"""Everything that vmprov raises.
+
+::
+
+    VmprovError                 what failed, on what, and what to do (``hint``)
+    +-- SpecError               the request cannot be meant: all problems at once            exit 2
+    |   +-- NotFound            it names a VM, lab, image or network that does not exist     exit 2
+    |   +-- NameTaken           it names something that exists already                       exit 2
+    +-- HostNotReady            Docker, libvirt, the state directory: not usable now         exit 3
+    +-- Failed                  an attempt was made and did not succeed                      exit 1
+    |   +-- CommandFailed       another program exited with an error
+    |   +-- LibvirtFailed       libvirt refused a call
+    |   +-- ImageBroken         an image is truncated or not what its digest says
+    |   +-- WaitTimeout         a deadline passed while waiting for something
+    |   +-- InUse               something still depends on it
+    +-- NotFullyUndone          it failed, and parts of it could not be removed              exit 4
+    +-- Interrupted             the user asked to stop                                       exit 130
+
+Exceptions of other libraries (libvirtError, DockerException, sqlite3.Error, CalledProcessError) never
+leave the module that imports that library; they become one of these with the original chained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class VmprovError(Exception):
+    """What failed and on what; ``hint`` says what to do about it."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.hint})" if self.hint else self.what
+
+
+class SpecError(VmprovError):
+    """The request cannot be meant; ``problems`` holds every fault found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, hint: str = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(what, hint=hint)
+        self.problems = tuple(problems) or (str(self),)
+
+
+class NotFound(SpecError):
+    """The request names something that does not exist."""
+
+
+class NameTaken(SpecError):
+    """The request names something that exists already."""
+
+
+class HostNotReady(VmprovError):
+    """The host, Docker or the state directory cannot be used now."""
+
+    exit_code = 3
+
+
+class Failed(VmprovError):
+    """An attempt was made and did not succeed."""
+
+
+class CommandFailed(Failed):
+    """Another program exited with an error; ``output`` is the end of what it printed."""
+
+    def __init__(self, what: str, *, hint: str = "", output: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.output = output
+
+
+class LibvirtFailed(Failed):
+    """libvirt refused a call."""
+
+
+class ImageBroken(Failed):
+    """An image file is truncated, of another format, or not what its digest says."""
+
+
+class WaitTimeout(Failed):
+    """A deadline passed while waiting for something."""
+
+
+class InUse(Failed):
+    """Something still depends on what was to be removed."""
+
+
+class NotFullyUndone(VmprovError):
+    """It failed, and parts of what had been made could not be removed."""
+
+    exit_code = 4
+
+
+class Interrupted(VmprovError):
+    """The user asked to stop."""
+
+    exit_code = 130

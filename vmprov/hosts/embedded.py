@@ -1,0 +1,192 @@
+"""The embedded host: libvirtd, QEMU, firmware and DHCP in one container of ours.
+
+It needs nothing on the machine but Docker. Its bridges and firewall rules live in its own network namespace;
+its libvirt socket, state and disks in a directory of ours that is mounted at the same path inside.
+"""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from vmprov.addressing import parse_routes
+from vmprov.containers import recipes
+from vmprov.containers.engine import ContainerSpec, Engine, Mount
+from vmprov.errors import HostNotReady, VmprovError
+from vmprov.events import Events
+from vmprov.hosts import Acceleration, RunnerPlace, acceleration
+from vmprov.hypervisor import Hypervisor
+from vmprov.locks import exclusive
+from vmprov.paths import Home
+from vmprov.settings import Settings
+from vmprov.waiting import Deadline, wait_until
+
+_START_LIMIT = 60.0
+_ROUTES_LIMIT = 15.0
+
+
+class EmbeddedHost:
+    """See the module; one per state directory."""
+
+    name = "embedded"
+    slug = "embedded"
+
+    def __init__(self, home: Home, settings: Settings, installation: str) -> None:
+        self._home = home
+        self.pool = settings.pool
+        self._installation = installation
+        self._engine = Engine()
+        self._connection: Hypervisor | None = None
+        self._acceleration: Acceleration | None = None
+
+    @property
+    def container(self) -> str:
+        """The container's name."""
+        return f"vmprov-host-{self._installation}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What marks the containers of this host as ours."""
+        return {"vmprov.installation": self._installation, "vmprov.host": self.slug}
+
+    @property
+    def _sockets(self) -> Path:
+        return self._home.run / self.slug / "libvirt"
+
+    @property
+    def _uri(self) -> str:
+        return f"qemu+unix:///system?socket={self._sockets / 'libvirt-sock'}"
+
+    def is_up(self) -> bool:
+        """Whether libvirt answers in the container now."""
+        try:
+            self.hypervisor()
+        except HostNotReady:
+            return False
+        return True
+
+    def up(self, events: Events) -> None:
+        """Start the container unless libvirt answers already."""
+        if self.is_up():
+            return
+        with exclusive(self._home.lock("host-embedded"), Deadline(_START_LIMIT * 10), "the embedded host"):
+            if self.is_up():
+                return
+            image = recipes.ensure(self._engine, "host", self._home, events)
+            with events.step("start the embedded host"):
+                self._start(image, events)
+
+    def _start(self, image: str, events: Events) -> None:
+        own = self._home.host(self.slug)
+        pool = own / "pool"
+        for directory in (own / "lib", pool, self._sockets):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._home.run.chmod(0o700)
+        roots = {self._home.root, self._home.run}
+        devices = ["/dev/net/tun:/dev/net/tun"] if Path("/dev/net/tun").exists() else []
+        if self.find_acceleration(events).kind == "kvm":
+            devices.append(f"{acceleration.KVM_DEVICE}:{acceleration.KVM_DEVICE}")
+        self._engine.start(
+            ContainerSpec(
+                name=self.container,
+                image=image,
+                labels={**self.labels, "vmprov.role": "host"},
+                mounts=[
+                    *(Mount(root, str(root)) for root in roots),
+                    Mount(self._sockets, "/run/libvirt"),
+                    Mount(own / "lib", "/var/lib/libvirt"),
+                ],
+                devices=devices,
+                hostname=self.container,
+                privileged_like=True,
+            )
+        )
+        wait_until(
+            self._answers, Deadline(_START_LIMIT), "answer from libvirt in the embedded host",
+            interval=0.1, hint=f"see: docker logs {self.container}",
+        )  # fmt: skip
+        self.hypervisor().create_pool(self.pool, str(pool))
+
+    def _answers(self) -> bool:
+        if self.is_up():
+            return True
+        if self._engine.status(self.container) != "running":
+            said = self._engine.logs(self.container).strip().splitlines()
+            raise HostNotReady(
+                f"the embedded host's container stopped: {said[-1] if said else 'it said nothing'}",
+                hint=f"see: docker logs {self.container}",
+            )
+        return False
+
+    def down(self) -> bool:
+        """Remove the containers of this host; its machines' definitions and disks stay."""
+        self.close()
+        containers = self._engine.find(self.labels)
+        for container in containers:
+            self._engine.remove(container.id)
+        return bool(containers)
+
+    def hypervisor(self) -> Hypervisor:
+        """The libvirt connection; raises :class:`HostNotReady` while the host is down."""
+        if self._connection is None:
+            from vmprov.hypervisor.libvirt import LibvirtHypervisor
+
+            if not (self._sockets / "libvirt-sock").exists():
+                raise HostNotReady("the embedded host is not running", hint="run: vmprov host up")
+            connection = LibvirtHypervisor(self._uri)
+            try:
+                connection.node()
+            except VmprovError as problem:
+                connection.close()
+                raise HostNotReady("the embedded host is not running", hint="run: vmprov host up") from problem
+            self._connection = connection
+        return self._connection
+
+    def acceleration(self) -> Acceleration:
+        """KVM or TCG."""
+        return self.find_acceleration(Events())
+
+    def find_acceleration(self, events: Events) -> Acceleration:
+        """KVM or TCG; tells what it does meanwhile."""
+        if self._acceleration is None:
+            self._acceleration = acceleration.find_out(self._engine, self._home, events)
+        return self._acceleration
+
+    def routes(self) -> list[IPv4Network]:
+        """Subnets routed inside the container."""
+        lines: list[str] = []
+        self._engine.exec(
+            self.container, ["cat", "/proc/net/route"], on_line=lines.append, deadline=Deadline(_ROUTES_LIMIT)
+        )
+        return parse_routes("\n".join(lines))
+
+    def dial(self, address: str, port: int, timeout: float) -> socket.socket:
+        """A stream through the container's dialer."""
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            stream.settimeout(timeout)
+            stream.connect(str(self.dialer))
+            stream.sendall(f"{address} {port}\n".encode("ascii"))
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    @property
+    def dialer(self) -> Path:
+        """The dialer's socket."""
+        return self._sockets / "vmprov-dial.sock"
+
+    def runner_place(self) -> RunnerPlace:
+        """Runner containers share the network namespace, so that they reach guests."""
+        return RunnerPlace(network=f"container:{self.container}", libvirt_sockets=self._sockets)
+
+    def close(self) -> None:
+        """Give back the connections to libvirt and Docker."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.close()
+
+

@@ -1,0 +1,103 @@
+"""Every file and directory name that vmprov ever creates on this machine.
+
+``docs/explanation/state-directory.md`` describes the same tree for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmprov.errors import HostNotReady
+
+# sun_path of a UNIX socket address holds 108 bytes with the closing NUL (unix(7)).
+LONGEST_SOCKET_PATH = 107
+_LONGEST_SOCKET_NAME = len("/embedded/libvirt/vmprov-dial.sock")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The state directory: one database, and one directory per lab, VM, image and host."""
+
+    root: Path
+
+    def create(self) -> None:
+        """Make the directory with mode 0700; raises :class:`HostNotReady` if it can't be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)
+        except OSError as problem:
+            raise self._not_usable(str(problem.strerror)) from problem
+        if not os.access(self.root, os.W_OK | os.X_OK) or _mounted_read_only(self.root):
+            raise self._not_usable("read-only")
+
+    def _not_usable(self, why: str) -> HostNotReady:
+        return HostNotReady(
+            f"the state directory {self.root} cannot be used: {why}",
+            hint="make it writable, or name another in VMPROV_HOME",
+        )
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file (beside it, while in use, ``-wal`` and ``-shm``)."""
+        return self.root / "vmprov.db"
+
+    def lock(self, name: str) -> Path:
+        """The lock file for one shared thing."""
+        return self.root / "locks" / f"{name}.lock"
+
+    def host(self, name: str) -> Path:
+        """Everything that belongs to one host."""
+        return self.root / "hosts" / name
+
+    def vagrant_home(self, host: str) -> Path:
+        """Vagrant's own directory (boxes, machine index), mounted at ``/.vagrant.d`` in the runner."""
+        return self.host(host) / "vagrant.d"
+
+    def lab(self, name: str) -> Path:
+        """Vagrantfile, Vagrant's machine state, key pair and known hosts of one lab."""
+        return self.root / "labs" / name
+
+    def key(self, lab: str) -> Path:
+        """The lab's private SSH key; the public one lies beside it."""
+        return self.lab(lab) / "id_ed25519"
+
+    def known_hosts(self, lab: str) -> Path:
+        """SSH host keys of the lab's VMs, taken at first contact."""
+        return self.lab(lab) / "known_hosts"
+
+    def vm(self, name: str) -> Path:
+        """Console logs, Vagrant's output and domain fragments of one VM."""
+        return self.root / "vms" / name
+
+    def console_log(self, vm: str, port: int) -> Path:
+        """Every byte that the VM's UART ``port`` sent since it was made."""
+        return self.vm(vm) / f"console-{port}.log"
+
+    def vagrant_log(self, vm: str) -> Path:
+        """What vagrant printed about the VM."""
+        return self.vm(vm) / "vagrant.log"
+
+    def image(self, name: str) -> Path:
+        """One image: ``disk.qcow2`` and ``image.json``."""
+        return self.root / "images" / name
+
+    @property
+    def run(self) -> Path:
+        """Sockets: in the state directory, or under the temporary directory where that path is too long."""
+        inside = self.root / "run"
+        if len(os.fsencode(inside)) + _LONGEST_SOCKET_NAME <= LONGEST_SOCKET_PATH:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"vmprov-{os.getuid()}-{digest}"
+
+    def console_socket(self, vm_id: int, port: int) -> Path:
+        """The socket of the VM's UART ``port``; numbered, since names can be longer than sockets allow."""
+        return self.run / "console" / f"{vm_id}-{port}.sock"
+
+
+def _mounted_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -1,0 +1,57 @@
+"""Settings, each read once from the environment.
+
+Command line options win over these; these win over the defaults.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmprov.errors import SpecError
+
+OFFICIAL_RUNNER_IMAGE = "vagrantlibvirt/vagrant-libvirt:edge-slim"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    ``home`` -- VMPROV_HOME, the state directory; default: the platform's data directory.
+    ``host`` -- VMPROV_HOST, the host on which machines are made: ``embedded`` or a libvirt URI.
+    ``runner_image`` -- VMPROV_RUNNER_IMAGE, the Docker image in which vagrant runs.
+    ``subnets`` -- VMPROV_SUBNETS, the IPv4 range from which networks are cut (default 10.87.0.0/16).
+    ``pool`` -- VMPROV_POOL, the libvirt storage pool for disks (default ``default``).
+    """
+
+    home: Path
+    host: str
+    runner_image: str
+    subnets: ipaddress.IPv4Network
+    pool: str
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the environment; raises :class:`SpecError` for a value that cannot be meant."""
+        home = environ.get("VMPROV_HOME", "")
+        if not home:
+            import platformdirs
+
+            home = platformdirs.user_data_dir("vmprov")
+        subnets = environ.get("VMPROV_SUBNETS", "") or "10.87.0.0/16"
+        try:
+            network = ipaddress.IPv4Network(subnets)
+        except ValueError as problem:
+            raise SpecError(
+                f"VMPROV_SUBNETS is not an IPv4 network: {subnets!r}", hint="for example 10.87.0.0/16"
+            ) from problem
+        return cls(
+            home=Path(home).expanduser().absolute(),
+            host=environ.get("VMPROV_HOST", "") or "embedded",
+            runner_image=environ.get("VMPROV_RUNNER_IMAGE", "") or OFFICIAL_RUNNER_IMAGE,
+            subnets=network,
+            pool=environ.get("VMPROV_POOL", "") or "default",
+        )

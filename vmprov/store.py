@@ -1,0 +1,328 @@
+"""What we own: the one SQLite database.
+
+Labs, VMs, the outside objects that belong to them, and leases (anything handed out once: subnets, MAC
+addresses, serial numbers). Several vmprov processes may use it at once (WAL, short immediate transactions).
+A row is committed *before* the object it speaks of is made, so that whatever is killed can be found.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vmprov.errors import HostNotReady, NameTaken, NotFound
+
+# Each entry brings a database from version N (its index) to N + 1.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE installation (id TEXT NOT NULL);
+    CREATE TABLE labs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        host TEXT NOT NULL,
+        driver TEXT NOT NULL,
+        created REAL NOT NULL
+    );
+    CREATE TABLE vms (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        lab TEXT NOT NULL REFERENCES labs (name),
+        name TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        verdict TEXT NOT NULL DEFAULT '',
+        why TEXT NOT NULL DEFAULT '',
+        host TEXT NOT NULL,
+        driver TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        uuid TEXT NOT NULL,
+        image TEXT NOT NULL,
+        login TEXT NOT NULL,
+        network TEXT NOT NULL,
+        bridge TEXT NOT NULL,
+        address TEXT NOT NULL,
+        mac TEXT NOT NULL,
+        serial_number TEXT NOT NULL,
+        cpus INTEGER NOT NULL,
+        memory INTEGER NOT NULL,
+        disk INTEGER NOT NULL,
+        consoles INTEGER NOT NULL,
+        created REAL NOT NULL,
+        seconds REAL NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owned (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        lab TEXT NOT NULL REFERENCES labs (name),
+        vm TEXT REFERENCES vms (name),
+        host TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        detail TEXT NOT NULL DEFAULT '{}',
+        UNIQUE (host, kind, name, lab, vm)
+    );
+    CREATE TABLE leases (
+        host TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        value TEXT NOT NULL,
+        lab TEXT NOT NULL REFERENCES labs (name) ON DELETE CASCADE,
+        vm TEXT REFERENCES vms (name) ON DELETE CASCADE,
+        UNIQUE (host, kind, value)
+    );
+    """,
+)
+
+
+@dataclass(frozen=True)
+class LabRecord:
+    """A lab that we own; ``created`` in seconds since the epoch."""
+
+    name: str
+    host: str
+    driver: str
+    created: float
+
+
+@dataclass(frozen=True)
+class VMRecord:
+    """A VM that we own. ``memory`` and ``disk`` in bytes, ``seconds`` from the request to its verdict."""
+
+    id: int
+    lab: str
+    name: str
+    state: str
+    verdict: str
+    why: str
+    host: str
+    driver: str
+    domain: str
+    uuid: str
+    image: str
+    login: str
+    network: str
+    bridge: str
+    address: str
+    mac: str
+    serial_number: str
+    cpus: int
+    memory: int
+    disk: int
+    consoles: int
+    created: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Owned:
+    """An outside object that we made or are about to make; ``vm`` is empty for what a whole lab shares."""
+
+    id: int
+    lab: str
+    vm: str
+    host: str
+    kind: str
+    name: str
+    detail: Mapping[str, str]
+
+
+_VM_COLUMNS = tuple(field.name for field in fields(VMRecord))
+
+
+class Store:
+    """One open database. Its methods may be called from any thread."""
+
+    def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        with self._failing():
+            # Transactions are explicit (isolation_level=None): sqlite3's implicit ones begin as readers.
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            path.chmod(0o600)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate(migrations)
+            self.installation = str(self._db.execute("SELECT id FROM installation").fetchone()["id"])
+
+    def close(self) -> None:
+        """Close the database; calling it twice is the same as once."""
+        self._db.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as problem:
+            raise HostNotReady(
+                f"the database {self.path} cannot be used: {problem}",
+                hint="see that it is a vmprov database, writable, and that the disk is not full",
+            ) from problem
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        newest = len(migrations)
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > newest:
+            raise HostNotReady(
+                f"the database {self.path} has version {version}, and this vmprov knows versions up to {newest}",
+                hint="update vmprov, or name another state directory in VMPROV_HOME",
+            )
+        if version == newest:
+            return
+        with self.transaction():
+            # Another process may have been faster while we waited for the transaction.
+            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            for number in range(version, newest):
+                for statement in migrations[number].split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number + 1:d}")
+            if version == 0:
+                self._db.execute("INSERT INTO installation VALUES (?)", (secrets.token_hex(2),))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, against other threads and processes; nested ones join the outer one."""
+        with self._lock, self._failing():
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock, self._failing():
+            return self._db.execute(query, values).fetchall()
+
+    def _write(self, statement: str, *values: Any) -> int:
+        with self.transaction():
+            return int(self._db.execute(statement, values).lastrowid or 0)
+
+    # labs
+
+    def labs(self) -> list[LabRecord]:
+        """All labs, oldest first."""
+        return [
+            LabRecord(**row) for row in self._rows("SELECT name, host, driver, created FROM labs ORDER BY id")
+        ]
+
+    def lab(self, name: str) -> LabRecord | None:
+        """One lab, or ``None``."""
+        found = self._rows("SELECT name, host, driver, created FROM labs WHERE name = ?", name)
+        return LabRecord(**found[0]) if found else None
+
+    def add_lab(self, name: str, *, host: str, driver: str) -> None:
+        """Record a lab; one that exists stays as it is."""
+        self._write(
+            "INSERT OR IGNORE INTO labs (name, host, driver, created) VALUES (?, ?, ?, ?)",
+            name, host, driver, time.time(),
+        )  # fmt: skip
+
+    def remove_lab_if_empty(self, name: str) -> bool:
+        """Forget a lab that has no VM and owns nothing; ``False`` if it does."""
+        with self.transaction():
+            used = self._rows(
+                "SELECT 1 FROM vms WHERE lab = ? UNION ALL SELECT 1 FROM owned WHERE lab = ?", name, name
+            )
+            if not used:
+                self._write("DELETE FROM labs WHERE name = ?", name)
+            return not used
+
+    # VMs
+
+    def vms(self, lab: str | None = None) -> list[VMRecord]:
+        """All VMs, or those of one lab, oldest first."""
+        columns = ", ".join(_VM_COLUMNS)
+        if lab is None:
+            rows = self._rows(f"SELECT {columns} FROM vms ORDER BY id")  # noqa: S608 - our own column names
+        else:
+            rows = self._rows(f"SELECT {columns} FROM vms WHERE lab = ? ORDER BY id", lab)  # noqa: S608
+        return [VMRecord(**row) for row in rows]
+
+    def vm(self, name: str) -> VMRecord:
+        """One VM; raises :class:`NotFound`."""
+        columns = ", ".join(_VM_COLUMNS)
+        found = self._rows(f"SELECT {columns} FROM vms WHERE name = ?", name)  # noqa: S608
+        if not found:
+            raise NotFound(f"no VM called {name!r}", hint="see: vmprov list")
+        return VMRecord(**found[0])
+
+    def add_vm(self, **columns: str | int | float) -> int:
+        """Record a VM; returns its id. Raises :class:`NameTaken` if there is one of that name."""
+        try:
+            return self._write(
+                f"INSERT INTO vms ({', '.join(columns)}, created) "  # noqa: S608 - our own column names
+                f"VALUES ({', '.join('?' * (len(columns) + 1))})",
+                *columns.values(), time.time(),
+            )  # fmt: skip
+        except HostNotReady as problem:
+            if isinstance(problem.__cause__, sqlite3.IntegrityError):
+                raise NameTaken(f"there is a VM called {columns['name']!r} already") from problem
+            raise
+
+    def update_vm(self, name: str, **columns: str | int | float) -> None:
+        """Change columns of a VM's record; a VM that is gone stays gone."""
+        self._write(
+            f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
+            *columns.values(), name,
+        )  # fmt: skip
+
+    def remove_vm(self, name: str) -> None:
+        """Forget a VM and its leases; what it still owns must be disowned first."""
+        self._write("DELETE FROM vms WHERE name = ?", name)
+
+    # outside objects
+
+    def own(self, *, lab: str, vm: str = "", host: str, kind: str, name: str, **detail: str) -> None:
+        """Record an outside object before it is made; recording it twice is the same as once."""
+        self._write(
+            "INSERT OR IGNORE INTO owned (lab, vm, host, kind, name, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            lab, vm or None, host, kind, name, json.dumps(detail),
+        )  # fmt: skip
+
+    def owned(self, *, lab: str | None = None, vm: str | None = None, kind: str | None = None) -> list[Owned]:
+        """Recorded objects, newest first, so that they can be removed in this order.
+
+        ``vm=""`` means those that no single VM owns.
+        """
+        wanted = {"lab": lab, "IFNULL(vm, '')": vm, "kind": kind}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{column} = ?" for column in given) or "TRUE"
+        rows = self._rows(
+            "SELECT id, lab, IFNULL(vm, '') AS vm, host, kind, name, detail FROM owned "  # noqa: S608
+            f"WHERE {where} ORDER BY id DESC",
+            *given.values(),
+        )
+        return [Owned(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
+
+    def disown(self, owned_id: int) -> None:
+        """Forget an object that is gone."""
+        self._write("DELETE FROM owned WHERE id = ?", owned_id)
+
+    # leases
+
+    def leased(self, *, host: str, kind: str) -> set[str]:
+        """Values of that kind handed out on that host."""
+        return {row["value"] for row in self._rows("SELECT value FROM leases WHERE host = ? AND kind = ?", host, kind)}
+
+    def lease(self, *, host: str, kind: str, lab: str, vm: str = "", candidates: Iterable[str]) -> str | None:
+        """Hand out the first candidate that nobody holds; ``None`` when all are taken."""
+        with self.transaction():
+            taken = self.leased(host=host, kind=kind)
+            value = next((candidate for candidate in candidates if candidate not in taken), None)
+            if value is not None:
+                self._write("INSERT INTO leases VALUES (?, ?, ?, ?, ?)", host, kind, value, lab, vm or None)
+            return value
+
+    def release(self, *, host: str, kind: str, value: str) -> None:
+        """Take a lease back; one that nobody holds is fine."""
+        self._write("DELETE FROM leases WHERE host = ? AND kind = ? AND value = ?", host, kind, value)
