@@ -22,12 +22,13 @@ class Room:
     limit: str
 
 
-def room_for(node: Node, pool: Pool, *, memory: int) -> Room:
-    """How many VMs with ``memory`` bytes fit into what is free now."""
-    by_memory = max(0, node.free_memory - MEMORY_RESERVE) // (memory + MEMORY_OVERHEAD_PER_VM)
+def room_for(node: Node, pool: Pool, *, memory: int, committed: int) -> Room:
+    """How many VMs with ``memory`` bytes fit beside the ``committed`` bytes that ours may still come to use."""
+    free = min(node.free_memory, node.memory - committed) - MEMORY_RESERVE
+    by_memory = max(0, free) // (memory + MEMORY_OVERHEAD_PER_VM)
     by_disk = pool.available // DISK_FOR_FIRST_BOOT
     if by_memory <= by_disk:
-        return Room(by_memory, f"{format_size(node.free_memory)} of memory free, {format_size(memory)} each")
+        return Room(by_memory, f"{format_size(max(0, free))} of memory left, {format_size(memory)} each")
     return Room(by_disk, f"{format_size(pool.available)} of disk free in pool {pool.name}")
 
 

@@ -81,6 +81,11 @@ class Home:
         """What vagrant printed about the VM."""
         return self.vm(vm) / "vagrant.log"
 
+    @property
+    def failed(self) -> Path:
+        """Logs of VMs that failed and were removed, a directory each; ``vmprov delete --all`` empties it."""
+        return self.root / "failed"
+
     def image(self, name: str) -> Path:
         """One image: ``disk.qcow2`` and ``image.json``."""
         return self.root / "images" / name

@@ -12,9 +12,10 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,22 @@ class Store:
             if value is not None:
                 self._write("INSERT INTO leases VALUES (?, ?, ?, ?, ?)", host, kind, value, lab, vm or None)
             return value
+
+    def lease_subnet(
+        self,
+        *,
+        host: str,
+        lab: str,
+        vm: str,
+        candidates: Callable[[set[IPv4Network]], Iterable[IPv4Network]],
+    ) -> IPv4Network | None:
+        """Hand out the first of the candidates, which are asked for knowing what is handed out already."""
+        with self.transaction():
+            used = {IPv4Network(value) for value in self.leased(host=host, kind="subnet")}
+            chosen = next(iter(candidates(used)), None)
+            if chosen is not None:
+                self.lease(host=host, kind="subnet", lab=lab, vm=vm, candidates=[str(chosen)])
+            return chosen
 
     def release(self, *, host: str, kind: str, value: str) -> None:
         """Take a lease back; one that nobody holds is fine."""

@@ -1,0 +1,40 @@
+"""What every operation of the engine needs, passed on explicitly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmprov.drivers import Driver
+from vmprov.events import Events, StageChanged
+from vmprov.hosts import Host
+from vmprov.hypervisor import Hypervisor
+from vmprov.images import Images
+from vmprov.paths import Home
+from vmprov.runner import Runner
+from vmprov.settings import Settings
+from vmprov.store import Store
+from vmprov.waiting import Cancel
+
+
+@dataclass(frozen=True)
+class Context:
+    """One operation on one host with one driver."""
+
+    home: Home
+    settings: Settings
+    store: Store
+    host: Host
+    driver: Driver
+    images: Images
+    runner: Runner
+    events: Events
+    cancel: Cancel
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """The host's libvirt connection."""
+        return self.host.hypervisor()
+
+    def stage(self, vm: str, stage: str, why: str = "") -> None:
+        """Tell listeners that a VM entered a stage."""
+        self.events.emit(StageChanged(vm=vm, stage=stage, why=why))

@@ -1,0 +1,191 @@
+"""Creating a batch: record, prepare, power on, judge; a VM that fails is undone alone.
+
+Every VM takes one of ``parallel`` slots from power-on to its verdict. VMs that wait for a slot are handed to
+the driver together as slots become free, so that one run of the driver serves many.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmprov.capacity import sensible_parallelism
+from vmprov.drivers import Order
+from vmprov.engine.context import Context
+from vmprov.engine.prepare import prepare_lab, prepare_vm
+from vmprov.engine.ready import wait_until_ready
+from vmprov.engine.records import Batch
+from vmprov.engine.remove import remove_lab_if_empty, remove_vm
+from vmprov.errors import Interrupted, NotFullyUndone, VmprovError, WaitTimeout
+from vmprov.spec.request import CreateRequest
+from vmprov.store import VMRecord
+from vmprov.waiting import Cancel, Deadline
+
+# Networks and seeds are quick; more threads than this only queue up inside libvirt.
+_PREPARERS = 8
+_KEPT_LOGS = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went for one VM.
+
+    ``verdict``: success, failed, timeout or cancelled. ``state``: ready; failed (and kept); removed (undone);
+    broken (could not be undone fully). ``logs`` is the directory in which its logs are to be found.
+    """
+
+    vm: VMRecord
+    verdict: str
+    state: str
+    why: str
+    logs: Path
+
+
+class Creation:
+    """One run of ``create`` over recorded VMs."""
+
+    def __init__(self, ctx: Context, batch: Batch, request: CreateRequest) -> None:
+        self._ctx = ctx
+        self._batch = batch
+        self._request = request
+        self._outcomes: dict[str, Outcome] = {}
+        self._started = time.monotonic()
+        node = ctx.hypervisor.node()
+        kvm = ctx.host.acceleration().kind == "kvm"
+        self._parallel = request.parallel or sensible_parallelism(node, memory=request.memory, kvm=kvm)
+        self._slots = threading.Semaphore(self._parallel)
+
+    def run(self) -> list[Outcome]:
+        """Make every VM, whatever happens to its siblings; returns an outcome for each, in order.
+
+        Never raises for what happens to VMs; an interruption shows as the verdict ``cancelled``.
+        """
+        threads = min(len(self._batch.vms), self._parallel) + _PREPARERS
+        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="create") as pool:
+            try:
+                prepare_lab(self._ctx, self._batch, self._request.network)
+            except VmprovError as problem:
+                self._each(pool, self._batch.vms, lambda vm: self._fail(vm, problem))
+            else:
+                self._power_on_all(pool, self._prepare_all(pool))
+        self._remove_empty_lab()
+        return [self._outcomes[vm.name] for vm in self._batch.vms]
+
+    def _each(self, pool: ThreadPoolExecutor, vms: Sequence[VMRecord], action: Callable[[VMRecord], None]) -> None:
+        for done in [pool.submit(action, vm) for vm in vms]:
+            done.result()
+
+    def _prepare_all(self, pool: ThreadPoolExecutor) -> list[Order]:
+        ctx, orders = self._ctx, {}
+        running = {
+            pool.submit(prepare_vm, ctx, vm, self._batch.image, self._request.network): vm for vm in self._batch.vms
+        }
+        for done in as_completed(running):
+            vm = running[done]
+            try:
+                orders[vm.name] = done.result()
+            except VmprovError as problem:
+                self._fail(vm, problem)
+        return [orders[vm.name] for vm in self._batch.vms if vm.name in orders]
+
+    def _power_on_all(self, pool: ThreadPoolExecutor, orders: list[Order]) -> None:
+        waiting = deque(orders)
+        judging: list[Future[None]] = []
+        while waiting:
+            batch = [waiting.popleft() for _ in range(self._take_slots(len(waiting)))]
+            deadline = Deadline(self._request.timeout)
+            refused = self._power_on(batch, deadline)
+            for order in batch:
+                vm = self._ctx.store.vm(order.vm)
+                judging.append(pool.submit(self._judge, vm, refused.get(order.vm), deadline))
+        for done in judging:
+            done.result()
+
+    def _take_slots(self, wanted: int) -> int:
+        """Wait for one slot, then take as many more as are free; an interruption frees everybody."""
+        taken = 0
+        while not taken:
+            if self._ctx.cancel.is_set:
+                return wanted
+            taken = int(self._slots.acquire(timeout=0.2))
+        while taken < wanted and self._slots.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def _power_on(self, batch: list[Order], deadline: Deadline) -> Mapping[str, VmprovError]:
+        ctx = self._ctx
+        try:
+            ctx.cancel.check()
+            for order in batch:
+                ctx.stage(order.vm, "power on")
+            return ctx.driver.create(batch, events=ctx.events, cancel=ctx.cancel, deadline=deadline)
+        except VmprovError as problem:
+            return {order.vm: problem for order in batch}
+
+    def _judge(self, vm: VMRecord, refusal: VmprovError | None, deadline: Deadline) -> None:
+        try:
+            if refusal is not None:
+                raise refusal
+            address = wait_until_ready(self._ctx, vm, self._batch.image, deadline)
+        except VmprovError as problem:
+            self._fail(vm, problem)
+        else:
+            seconds = round(time.monotonic() - self._started, 1)
+            self._ctx.store.update_vm(vm.name, state="ready", verdict="success", address=address, seconds=seconds)
+            self._outcomes[vm.name] = Outcome(
+                self._ctx.store.vm(vm.name), "success", "ready", "", self._ctx.home.vm(vm.name)
+            )
+            self._ctx.stage(vm.name, "ready")
+        finally:
+            self._slots.release()
+
+    def _fail(self, vm: VMRecord, problem: VmprovError) -> None:
+        """Keep the VM as it is if asked to, else undo it; either way its logs stay."""
+        ctx = self._ctx
+        verdict, why = _verdict(problem), str(problem)
+        seconds = round(time.monotonic() - self._started, 1)
+        ctx.store.update_vm(vm.name, state="failed", verdict=verdict, why=why, seconds=seconds)
+        ctx.stage(vm.name, verdict, why)
+        vm = ctx.store.vm(vm.name)
+        logs, state = ctx.home.vm(vm.name), "failed"
+        if not self._request.keep_on_failure:
+            logs = self._save_logs(vm)
+            try:
+                # A second token: undoing goes on although the user asked to stop.
+                remove_vm(replace(ctx, cancel=Cancel()), vm)
+                state = "removed"
+            except NotFullyUndone as left:
+                why, state = f"{why}; {left}", "broken"
+        self._outcomes[vm.name] = Outcome(vm, verdict, state, why, logs)
+
+    def _save_logs(self, vm: VMRecord) -> Path:
+        """Move a failed VM's logs where undoing does not reach them; the oldest of many make room."""
+        source, shelf = self._ctx.home.vm(vm.name), self._ctx.home.failed
+        target = shelf / f"{vm.name}-{vm.id}"
+        if not source.is_dir():
+            return source
+        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        kept = sorted(shelf.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-_KEPT_LOGS]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def _remove_empty_lab(self) -> None:
+        try:
+            remove_lab_if_empty(replace(self._ctx, cancel=Cancel()), self._batch.lab)
+        except NotFullyUndone as left:
+            for name, outcome in self._outcomes.items():
+                self._outcomes[name] = replace(outcome, state="broken", why=f"{outcome.why}; {left}")
+
+
+def _verdict(problem: VmprovError) -> str:
+    if isinstance(problem, Interrupted):
+        return "cancelled"
+    return "timeout" if isinstance(problem, WaitTimeout) else "failed"

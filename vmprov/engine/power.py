@@ -1,0 +1,58 @@
+"""Start, stop and reboot, the same for every driver: a domain is a domain."""
+
+from __future__ import annotations
+
+from vmprov.engine.context import Context
+from vmprov.engine.ready import wait_until_ready
+from vmprov.errors import Failed, WaitTimeout
+from vmprov.hypervisor import DomainState
+from vmprov.images import Image
+from vmprov.store import VMRecord
+from vmprov.waiting import Deadline, wait_until
+
+# An ACPI press can come before the guest listens; pressing again is harmless.
+_PRESS_INTERVAL = 5.0
+
+
+def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, wait: bool) -> None:
+    """Power on; returns when the VM is ready, or at power-on if not ``wait``."""
+    ctx.stage(vm.name, "power on")
+    ctx.hypervisor.start_domain(vm.domain)
+    if wait:
+        address = wait_until_ready(ctx, vm, image, deadline)
+        ctx.store.update_vm(vm.name, address=address)
+    ctx.stage(vm.name, "running")
+
+
+def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None:
+    """Ask the guest to stop and wait until it has; with ``force``, pull the plug at once.
+
+    Raises :class:`WaitTimeout` when the guest does not obey.
+    """
+    ctx.stage(vm.name, "stopping")
+    if force:
+        ctx.hypervisor.power_off_domain(vm.domain)
+    pressed = Deadline(0)
+
+    def stopped() -> bool:
+        nonlocal pressed
+        if ctx.hypervisor.domain(vm.domain).state in (DomainState.STOPPED, DomainState.MISSING):
+            return True
+        if pressed.expired:
+            ctx.hypervisor.shutdown_domain(vm.domain)
+            pressed = Deadline(_PRESS_INTERVAL)
+        return False
+
+    try:
+        wait_until(stopped, deadline, f"shutdown of {vm.name}", cancel=ctx.cancel)
+    except WaitTimeout as problem:
+        raise WaitTimeout(problem.what, hint=f"pull the plug with: vmprov stop --force {vm.name}") from problem
+    ctx.stage(vm.name, "stopped")
+
+
+def reboot(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, force: bool, wait: bool) -> None:
+    """Stop and start again, so that the domain's changed definition takes effect; the console log goes on."""
+    if ctx.hypervisor.domain(vm.domain).state is DomainState.MISSING:
+        raise Failed(f"{vm.name} has no domain any more", hint=f"run: vmprov delete {vm.name}")
+    stop(ctx, vm, deadline, force=force)
+    start(ctx, vm, image, deadline, wait=wait)

@@ -1,0 +1,83 @@
+"""Ready means proven: SSH answers with the lab's key, or the login prompt shows on serial. Silence never is."""
+
+from __future__ import annotations
+
+from vmprov import ssh
+from vmprov.console.tail import last_line, shows_login_prompt
+from vmprov.engine.context import Context
+from vmprov.errors import Failed, WaitTimeout
+from vmprov.hypervisor import DomainState
+from vmprov.images import Image
+from vmprov.store import VMRecord
+from vmprov.waiting import Deadline, wait_until
+
+_INTERVAL = 0.3
+# Asking libvirt whether the domain still runs costs little, but not nothing.
+_STATE_INTERVAL = 2.0
+
+
+def wait_until_ready(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline) -> str:
+    """Wait for the VM's proof of life; returns its address ("" if it has none).
+
+    Raises :class:`WaitTimeout` with the last serial line, :class:`Failed` at once if the domain stops.
+    """
+    ctx.stage(vm.name, "booting")
+    if vm.login == "none":
+        return vm.address
+    waiter = _Waiter(ctx, vm, image.user if image else "")
+    probe = waiter.console_prompt if vm.login == "console" else waiter.ssh_answer
+    try:
+        wait_until(probe, deadline, waiter.awaited, cancel=ctx.cancel, interval=_INTERVAL)
+    except WaitTimeout as problem:
+        said = last_line(ctx.home.console_log(vm.name, 0))
+        raise WaitTimeout(
+            f"{vm.name}: {problem.what}" + (f"; {waiter.why}" if waiter.why else "") + f"; its last serial line: {said!r}",
+            hint=f"give it more with --timeout, or keep it with --keep-on-failure and see: vmprov logs {vm.name}",
+        ) from problem
+    return waiter.address
+
+
+class _Waiter:
+    def __init__(self, ctx: Context, vm: VMRecord, user: str) -> None:
+        self._ctx = ctx
+        self._vm = vm
+        self._user = user
+        self._state_check = Deadline(0)
+        self.address = vm.address
+        self.why = ""
+        self.awaited = "login prompt on serial" if vm.login == "console" else "SSH answer with the lab's key"
+
+    def console_prompt(self) -> bool:
+        self._check_alive()
+        return shows_login_prompt(self._ctx.home.console_log(self._vm.name, 0))
+
+    def ssh_answer(self) -> bool:
+        self._check_alive()
+        if not self.address:
+            known = self._ctx.hypervisor.domain_addresses(self._vm.domain, self._vm.mac)
+            if not known:
+                self.why = "no DHCP lease yet"
+                return False
+            self.address = known[0]
+        probe = ssh.answers(
+            self._ctx.host,
+            ssh.Login(
+                address=self.address,
+                user=self._user,
+                key=self._ctx.home.key(self._vm.lab),
+                known_hosts=self._ctx.home.known_hosts(self._vm.lab),
+                alias=self._vm.name,
+            ),
+            self._ctx.runner,
+        )
+        self.why = probe.why
+        return probe.ok
+
+    def _check_alive(self) -> None:
+        if not self._state_check.expired:
+            return
+        self._state_check = Deadline(_STATE_INTERVAL)
+        state = self._ctx.hypervisor.domain(self._vm.domain).state
+        if state is not DomainState.RUNNING:
+            said = last_line(self._ctx.home.console_log(self._vm.name, 0))
+            raise Failed(f"{self._vm.name} is {state} instead of running; its last serial line: {said!r}")

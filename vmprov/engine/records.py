@@ -1,0 +1,120 @@
+"""From a request to records: names, numbers and addresses are handed out before anything is made."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from vmprov import addressing
+from vmprov.capacity import room_for
+from vmprov.engine.context import Context
+from vmprov.errors import NameTaken, SpecError
+from vmprov.images import Image
+from vmprov.networks import MODES
+from vmprov.spec.quantities import format_size
+from vmprov.spec.request import CreateRequest
+from vmprov.store import VMRecord
+
+BLANK_DISK = 10 * 1024**3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one ``create`` makes: the lab, its VMs' records, and the image they start from."""
+
+    lab: str
+    vms: list[VMRecord]
+    image: Image | None
+
+
+def record(ctx: Context, request: CreateRequest) -> Batch:
+    """Check the request against what exists, then write all records in one transaction.
+
+    Raises :class:`SpecError` (or its kinds) before anything is written.
+    """
+    image = ctx.images.get(request.image) if request.image else None
+    disk = _disk_size(request, image)
+    _check_network(ctx, request)
+    with ctx.store.transaction():
+        _check_room(ctx, request)
+        lab = _choose_lab(ctx, request)
+        taken = {vm.name for vm in ctx.store.vms()}
+        names = request.vm_names(taken)
+        clashes = sorted(set(names) & taken)
+        if clashes:
+            raise NameTaken(
+                f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
+            )
+        ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
+        for position, name in enumerate(names):
+            _record_vm(ctx, request, image, disk, lab=lab, name=name, position=position)
+        vms = [ctx.store.vm(name) for name in names]
+    return Batch(lab=lab, vms=vms, image=image)
+
+
+def _disk_size(request: CreateRequest, image: Image | None) -> int:
+    if image is None:
+        return request.disk or BLANK_DISK
+    if request.disk is not None and request.disk < image.virtual_size:
+        raise SpecError(
+            f"--disk {format_size(request.disk)} is smaller than image {image.name}",
+            hint=f"at least {format_size(image.virtual_size)}",
+        )
+    return request.disk or image.virtual_size
+
+
+def _check_network(ctx: Context, request: CreateRequest) -> None:
+    if request.network in MODES:
+        return
+    networks = {network.name: network for network in ctx.hypervisor.networks()}
+    if request.network not in networks:
+        known = ", ".join(sorted(networks)) or "none"
+        raise SpecError(
+            f"no network called {request.network!r} on {ctx.host.name}",
+            hint=f"use per-vm, shared, isolated, or one that exists ({known})",
+        )
+    if not networks[request.network].active:
+        raise SpecError(f"network {request.network!r} is not active", hint=f"run: virsh net-start {request.network}")
+
+
+def _check_room(ctx: Context, request: CreateRequest) -> None:
+    count = request.count or 1
+    ours = sum(vm.memory for vm in ctx.store.vms() if vm.host == ctx.host.name)
+    room = room_for(ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool), memory=request.memory, committed=ours)
+    if room.vms < count:
+        fit = f"{room.vms} would fit" if room.vms else "not one would fit"
+        raise SpecError(
+            f"{count} VMs do not fit on {ctx.host.name}: {fit} ({room.limit})", hint="ask for fewer or smaller ones"
+        )
+
+
+def _choose_lab(ctx: Context, request: CreateRequest) -> str:
+    labs = {lab.name: lab for lab in ctx.store.labs()}
+    if not request.lab:
+        return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
+    existing = labs.get(request.lab)
+    if existing and (existing.host, existing.driver) != (ctx.host.name, ctx.driver.name):
+        raise SpecError(
+            f"lab {request.lab!r} is on {existing.host} with driver {existing.driver}",
+            hint="a lab has one host and one driver; choose another --lab",
+        )
+    return request.lab
+
+
+def _record_vm(
+    ctx: Context, request: CreateRequest, image: Image | None, disk: int, *, lab: str, name: str, position: int
+) -> None:
+    installation = ctx.store.installation
+    per_vm, shared = request.network == "per-vm", request.network in MODES
+    network = addressing.network_name(installation, name if per_vm else f"lab-{lab}") if shared else request.network
+    vm_id = ctx.store.add_vm(
+        lab=lab, name=name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
+        domain=addressing.domain_name(installation, name), uuid=str(uuid.uuid4()),
+        image=request.image, login=image.login if image else "none", network=network, bridge="", address="",
+        mac="", serial_number="", cpus=request.cpus, memory=request.memory, disk=disk, consoles=request.consoles,
+    )  # fmt: skip
+    wanted = request.serial_numbers[position] if request.serial_numbers else ""
+    number = wanted or addressing.serial_number(installation, vm_id)
+    if ctx.store.lease(host="", kind="serial number", lab=lab, vm=name, candidates=[number]) is None:
+        raise NameTaken(f"another VM has the serial number {number} already")
+    ctx.store.update_vm(name, mac=addressing.mac_address(installation, vm_id), serial_number=number)

@@ -1,0 +1,102 @@
+"""Removing: everything that records say is ours, newest first. Undo of a failed ``create`` is the same code.
+
+Gone is success. An object that carries somebody else's mark is left alone. What cannot be removed stays
+recorded, so that the next attempt finds it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from vmprov.engine import base_volume
+from vmprov.engine.context import Context
+from vmprov.errors import NotFullyUndone, VmprovError
+from vmprov.hypervisor import DomainState, foreign
+from vmprov.locks import exclusive
+from vmprov.store import Owned, VMRecord
+from vmprov.waiting import Deadline
+
+_LOCK_LIMIT = 300.0
+
+
+def remove_vm(ctx: Context, vm: VMRecord) -> None:
+    """Remove a VM with all that belongs to it, and its record last.
+
+    Raises :class:`NotFullyUndone` naming what is left; the record then stays, in the state ``broken``.
+    """
+    ctx.store.update_vm(vm.name, state="deleting")
+    ctx.stage(vm.name, "removing")
+    problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
+    if not problems:
+        # Volumes and networks of a domain that still runs must stay.
+        problems = _remove_owned(ctx, ctx.store.owned(vm=vm.name))
+    if problems:
+        why = "; ".join(problems)
+        ctx.store.update_vm(vm.name, state="broken", why=why)
+        ctx.stage(vm.name, "broken", why)
+        raise NotFullyUndone(f"{vm.name} could not be removed fully: {why}", hint=f"run again: vmprov delete {vm.name}")
+    for port in range(vm.consoles):
+        socket = ctx.home.console_socket(vm.id, port)
+        socket.unlink(missing_ok=True)
+        socket.with_name(socket.name + ".lock").unlink(missing_ok=True)
+    shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
+    ctx.store.remove_vm(vm.name)
+    ctx.stage(vm.name, "removed")
+
+
+def remove_lab_if_empty(ctx: Context, lab: str) -> None:
+    """Remove what a lab's VMs shared, once the last of them is gone.
+
+    Raises :class:`NotFullyUndone` naming what is left.
+    """
+    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}"):
+        if ctx.store.vms(lab):
+            return
+        problems = _remove_owned(ctx, ctx.store.owned(lab=lab, vm=""))
+        if problems:
+            raise NotFullyUndone(f"lab {lab} could not be removed fully: {'; '.join(problems)}")
+        shutil.rmtree(ctx.home.lab(lab), ignore_errors=True)
+        ctx.store.remove_lab_if_empty(lab)
+
+
+def _attempt(what: str, action: Callable[[], object]) -> list[str]:
+    try:
+        action()
+    except VmprovError as problem:
+        return [f"{what}: {problem}"]
+    return []
+
+
+def _remove_domain(ctx: Context, vm: VMRecord) -> None:
+    found = ctx.hypervisor.domain(vm.domain)
+    if found.state is not DomainState.MISSING and found.uuid != vm.uuid:
+        # Somebody else's domain has the name; ours is gone.
+        return
+    ctx.driver.destroy(lab=vm.lab, vm=vm.name, domain=vm.domain)
+
+
+def _remove_owned(ctx: Context, owned: list[Owned]) -> list[str]:
+    problems = []
+    for thing in owned:
+        problems += _attempt(f"{thing.kind} {thing.name}", lambda thing=thing: _REMOVERS[thing.kind](ctx, thing))  # type: ignore[misc]
+    return problems
+
+
+def _remove_volume(ctx: Context, owned: Owned) -> None:
+    ctx.hypervisor.remove_volume(owned.detail["pool"], owned.name)
+    ctx.store.disown(owned.id)
+
+
+def _remove_network(ctx: Context, owned: Owned) -> None:
+    found = [network for network in ctx.hypervisor.networks() if network.name == owned.name]
+    if found and not foreign(found[0].mark, ctx.store.installation):
+        ctx.hypervisor.remove_network(owned.name)
+    ctx.store.disown(owned.id)
+
+
+_REMOVERS: dict[str, Callable[[Context, Owned], None]] = {
+    "volume": _remove_volume,
+    "network": _remove_network,
+    base_volume.KIND: base_volume.release,
+}
