@@ -17,9 +17,11 @@ _PRESS_INTERVAL = 5.0
 def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, wait: bool) -> None:
     """Power on; returns when the VM is ready, or at power-on if not ``wait``."""
     ctx.stage(vm.name, "power on")
+    log = ctx.home.console_log(vm.name, 0)
+    offset = log.stat().st_size if log.exists() else 0
     ctx.hypervisor.start_domain(vm.domain)
     if wait:
-        address = wait_until_ready(ctx, vm, image, deadline)
+        address = wait_until_ready(ctx, vm, image, deadline, log_offset=offset)
         ctx.store.update_vm(vm.name, address=address)
     ctx.stage(vm.name, "running")
 

@@ -16,15 +16,19 @@ _INTERVAL = 0.3
 _STATE_INTERVAL = 2.0
 
 
-def wait_until_ready(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline) -> str:
+def wait_until_ready(
+    ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, log_offset: int = 0
+) -> str:
     """Wait for the VM's proof of life; returns its address ("" if it has none).
+
+    Only what the console log holds from ``log_offset`` (bytes) on counts: an earlier boot proves nothing.
 
     Raises :class:`WaitTimeout` with the last serial line, :class:`Failed` at once if the domain stops.
     """
     ctx.stage(vm.name, "booting")
     if vm.login == "none":
         return vm.address
-    waiter = _Waiter(ctx, vm, image.user if image else "")
+    waiter = _Waiter(ctx, vm, image.user if image else "", log_offset)
     probe = waiter.console_prompt if vm.login == "console" else waiter.ssh_answer
     try:
         wait_until(probe, deadline, waiter.awaited, cancel=ctx.cancel, interval=_INTERVAL)
@@ -38,10 +42,11 @@ def wait_until_ready(ctx: Context, vm: VMRecord, image: Image | None, deadline: 
 
 
 class _Waiter:
-    def __init__(self, ctx: Context, vm: VMRecord, user: str) -> None:
+    def __init__(self, ctx: Context, vm: VMRecord, user: str, log_offset: int) -> None:
         self._ctx = ctx
         self._vm = vm
         self._user = user
+        self._log_offset = log_offset
         self._state_check = Deadline(0)
         self.address = vm.address
         self.why = ""
@@ -49,7 +54,7 @@ class _Waiter:
 
     def console_prompt(self) -> bool:
         self._check_alive()
-        return shows_login_prompt(self._ctx.home.console_log(self._vm.name, 0))
+        return shows_login_prompt(self._ctx.home.console_log(self._vm.name, 0), since=self._log_offset)
 
     def ssh_answer(self) -> bool:
         self._check_alive()

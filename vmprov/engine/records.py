@@ -27,16 +27,19 @@ class Batch:
     image: Image | None
 
 
-def record(ctx: Context, request: CreateRequest) -> Batch:
+def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Batch:
     """Check the request against what exists, then write all records in one transaction.
 
+    Without ``ask_host``, what only the host knows (its networks, its room) is left unchecked.
     Raises :class:`SpecError` (or its kinds) before anything is written.
     """
     image = ctx.images.get(request.image) if request.image else None
     disk = _disk_size(request, image)
-    _check_network(ctx, request)
+    if ask_host:
+        _check_network(ctx, request)
     with ctx.store.transaction():
-        _check_room(ctx, request)
+        if ask_host:
+            _check_room(ctx, request)
         lab = _choose_lab(ctx, request)
         taken = {vm.name for vm in ctx.store.vms()}
         names = request.vm_names(taken)

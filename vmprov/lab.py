@@ -1,0 +1,369 @@
+"""The facade: everything that vmprov can do, for the command line, tests and other programs.
+
+::
+
+    from vmprov import CreateRequest, Vmprov
+
+    with Vmprov() as vmprov:
+        result = vmprov.create(CreateRequest.parse(count=3))
+        print([vm.address for vm in result.vms])
+        vmprov.delete([result.lab])
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from vmprov.errors import Failed, HostNotReady, InUse, Interrupted, NotFound, VmprovError
+from vmprov.events import Events, Listener
+from vmprov.hosts import Host, open_host
+from vmprov.hypervisor import DomainState
+from vmprov.paths import Home
+from vmprov.runner import LocalRunner, Runner
+from vmprov.settings import Settings
+from vmprov.store import Store, VMRecord
+from vmprov.views import CreateResult, DeleteResult, Failure, HostView, VMView
+from vmprov.waiting import Cancel, Deadline
+
+if TYPE_CHECKING:
+    from vmprov.engine.context import Context
+    from vmprov.engine.create import Outcome
+    from vmprov.images import Image, Images
+    from vmprov.spec.request import CreateRequest
+
+# At most this many VMs are removed, started or stopped at once.
+_WORKERS = 8
+
+
+class Vmprov:
+    """One state directory with its hosts. Opening it changes nothing but making the directory.
+
+    ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        listeners: Sequence[Listener] = (),
+        cancel: Cancel | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        self.settings = settings or Settings.from_environ()
+        self.home = Home(self.settings.home)
+        self.events = Events(*listeners)
+        self.cancel = cancel or Cancel()
+        self._runner = runner or LocalRunner()
+        self._hosts: dict[str, Host] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back connections and the database; machines run on."""
+        for host in self._hosts.values():
+            host.close()
+        if "store" in self.__dict__:
+            self.store.close()
+
+    @cached_property
+    def store(self) -> Store:
+        """The records."""
+        self.home.create()
+        return Store(self.home.database)
+
+    @cached_property
+    def images(self) -> Images:
+        """The images; deleting goes through :meth:`delete_image`."""
+        from vmprov.containers.engine import Engine
+        from vmprov.images import Images
+
+        self.home.create()
+        return Images(self.home, Engine())
+
+    def host(self, uri: str = "") -> Host:
+        """A host by URI (default: the one that the settings name)."""
+        name = uri or self.settings.host
+        if name not in self._hosts:
+            self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation)
+        return self._hosts[name]
+
+    def _context(self, host: str, driver: str) -> Context:
+        from vmprov.drivers import open_driver
+        from vmprov.engine.context import Context
+
+        place = self.host(host)
+        return Context(
+            home=self.home,
+            settings=self.settings,
+            store=self.store,
+            host=place,
+            driver=open_driver(driver, place, self.home, self.settings, self.store.installation),
+            images=self.images,
+            runner=self._runner,
+            events=self.events,
+            cancel=self.cancel,
+        )
+
+    # creating
+
+    def create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
+        """Make VMs and wait until each has proven that it is ready, or has failed.
+
+        A VM that fails does not stop its siblings; it is undone unless ``request.keep_on_failure``. Raises
+        :class:`vmprov.errors.SpecError` and :class:`vmprov.errors.HostNotReady` before anything is made.
+        """
+        from vmprov.engine.create import Creation
+        from vmprov.engine.records import record
+
+        ctx = self._context(host, request.driver)
+        ctx.host.up(self.events)
+        batch = record(ctx, request)
+        outcomes = Creation(ctx, batch, request).run()
+        return CreateResult(
+            lab=batch.lab, vms=[self._outcome_view(outcome) for outcome in outcomes], exit_code=_exit_code(outcomes)
+        )
+
+    def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
+        """What :meth:`create` would make; nothing is changed, and no host is started for it."""
+        from vmprov.engine.records import Batch, record
+
+        ctx = self._context(host, request.driver)
+        planned: list[Batch] = []
+
+        class Undo(Exception):  # noqa: N818 - it is no error
+            """Takes the records back."""
+
+        try:
+            with self.store.transaction():
+                planned.append(record(ctx, request, ask_host=ctx.host.is_up()))
+                raise Undo
+        except Undo:
+            batch = planned[0]
+        views = [replace(self._view(vm, ""), state="planned") for vm in batch.vms]
+        return CreateResult(lab=batch.lab, vms=views, exit_code=0)
+
+    # looking
+
+    def list(self, lab: str | None = None) -> list[VMView]:
+        """All VMs, or those of one lab, as they are now; hosts that do not answer are not started."""
+        records = self.store.vms(lab)
+        states: dict[str, dict[str, DomainState] | None] = {}
+        for host in {vm.host for vm in records}:
+            try:
+                states[host] = {domain.name: domain.state for domain in self.host(host).hypervisor().domains()}
+            except VmprovError:
+                states[host] = None
+        return [self._view(vm, _state_now(vm, states[vm.host])) for vm in records]
+
+    def show(self, name: str) -> VMView:
+        """One VM as it is now; raises :class:`NotFound`."""
+        self.store.vm(name)
+        return next(vm for vm in self.list() if vm.name == name)
+
+    def select(self, targets: Sequence[str]) -> list[VMRecord]:
+        """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""
+        labs = {lab.name for lab in self.store.labs()}
+        chosen: dict[str, VMRecord] = {}
+        for target in targets:
+            if target in labs:
+                chosen.update({vm.name: vm for vm in self.store.vms(target)})
+            try:
+                chosen[target] = self.store.vm(target)
+            except NotFound:
+                if target not in labs:
+                    raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
+        return list(chosen.values())
+
+    def _view(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
+        columns = asdict(vm)
+        for internal in ("id", "uuid", "login", "consoles", "created"):
+            del columns[internal]
+        log = console_log or self.home.console_log(vm.name, 0)
+        return VMView(**{**columns, "state": state, "console_log": str(log)})
+
+    def _outcome_view(self, outcome: Outcome) -> VMView:
+        state = "running" if outcome.state == "ready" else outcome.state
+        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
+        return replace(self._view(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)
+
+    # removing
+
+    def delete(self, targets: Sequence[str] = (), *, everything: bool = False) -> DeleteResult:
+        """Remove VMs, or whole labs, with all that was made for them; what is gone already counts as removed.
+
+        Works from records alone. Never raises for what happens to one VM: see ``failed`` of the result.
+        """
+        from vmprov.engine.remove import remove_lab_if_empty, remove_vm
+
+        vms = self.store.vms() if everything else self.select(targets)
+        labs = {lab.name: lab for lab in self.store.labs()}
+        emptied = {vm.lab for vm in vms} | (set(labs) if everything else set(labs) & set(targets))
+        failed: list[Failure] = []
+        contexts: dict[str, Context] = {}
+        for name in emptied:
+            try:
+                contexts[name] = self._context(labs[name].host, labs[name].driver)
+                contexts[name].host.up(self.events)
+            except VmprovError as problem:
+                failed += [Failure(vm.name, str(problem)) for vm in vms if vm.lab == name]
+                contexts.pop(name, None)
+        reachable = [vm for vm in vms if vm.lab in contexts]
+        failed += self._each(reachable, lambda vm: remove_vm(contexts[vm.lab], vm))
+        for name, ctx in contexts.items():
+            try:
+                remove_lab_if_empty(ctx, name)
+            except VmprovError as problem:
+                failed.append(Failure(name, str(problem)))
+        if everything and not failed:
+            shutil.rmtree(self.home.failed, ignore_errors=True)
+        lost = {failure.name for failure in failed}
+        return DeleteResult(deleted=[vm.name for vm in vms if vm.name not in lost], failed=failed)
+
+    def _each(self, vms: Sequence[VMRecord], action: Callable[[VMRecord], None]) -> list[Failure]:
+        """Do something to several VMs at once; returns what failed."""
+
+        def attempt(vm: VMRecord) -> Failure | None:
+            try:
+                action(vm)
+            except VmprovError as problem:
+                return Failure(vm.name, str(problem))
+            return None
+
+        with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="vm") as pool:
+            return [failure for failure in pool.map(attempt, vms) if failure]
+
+    # power
+
+    def start(self, names: Sequence[str], *, timeout: float = 600.0, wait: bool = True) -> list[Failure]:
+        """Power VMs on, and wait until they are ready unless told not to."""
+        from vmprov.engine import power
+
+        def action(vm: VMRecord) -> None:
+            ctx = self._context(vm.host, vm.driver)
+            ctx.host.up(self.events)
+            power.start(ctx, vm, self._image_of(vm), Deadline(timeout), wait=wait)
+
+        return self._each(self.select(names), action)
+
+    def stop(self, names: Sequence[str], *, timeout: float = 120.0, force: bool = False) -> list[Failure]:
+        """Ask guests to stop and wait until they have, or pull the plug (``force``)."""
+        from vmprov.engine import power
+
+        return self._each(
+            self.select(names),
+            lambda vm: power.stop(self._context(vm.host, vm.driver), vm, Deadline(timeout), force=force),
+        )
+
+    def reboot(
+        self, names: Sequence[str], *, timeout: float = 600.0, force: bool = False, wait: bool = True
+    ) -> list[Failure]:
+        """Stop and start VMs, and wait until they are ready unless told not to."""
+        from vmprov.engine import power
+
+        def action(vm: VMRecord) -> None:
+            ctx = self._context(vm.host, vm.driver)
+            power.reboot(ctx, vm, self._image_of(vm), Deadline(timeout), force=force, wait=wait)
+
+        return self._each(self.select(names), action)
+
+    def _image_of(self, vm: VMRecord) -> Image | None:
+        return self.images.get(vm.image) if vm.image else None
+
+    # reaching guests
+
+    def ssh_argv(self, name: str, command: Sequence[str] = ()) -> list[str]:
+        """The OpenSSH client's argv for a VM; raises :class:`Failed` if it has no SSH."""
+        from vmprov import ssh
+
+        vm = self.store.vm(name)
+        image = self._image_of(vm)
+        if vm.login != "ssh" or image is None or not vm.address:
+            raise Failed(f"{name} has no SSH", hint=f"use: vmprov console {name}")
+        host = self.host(vm.host)
+        login = ssh.Login(
+            address=vm.address, user=image.user, key=self.home.key(vm.lab),
+            known_hosts=self.home.known_hosts(vm.lab), alias=vm.name,
+        )  # fmt: skip
+        return ssh.command_line(host, login, command, batch=False)
+
+    def console_logs(self, targets: Sequence[str] = (), port: int = 0) -> dict[str, Path]:
+        """Each VM's console log; all VMs where none is named."""
+        vms = self.select(targets) if targets else self.store.vms()
+        return {vm.name: self.home.console_log(vm.name, port) for vm in vms}
+
+    def console_socket(self, name: str, port: int = 0) -> Path:
+        """The socket of a running VM's UART; raises :class:`SpecError` if it has no such port."""
+        vm = self.store.vm(name)
+        if port >= vm.consoles:
+            raise NotFound(f"{name} has no serial port {port}", hint=f"it has {vm.consoles}, counted from 0")
+        return self.home.console_socket(vm.id, port)
+
+    # hosts and images
+
+    def host_view(self, uri: str = "") -> HostView:
+        """A host as it is now; it is not started for this."""
+        host = self.host(uri)
+        vms = sum(vm.host == host.name for vm in self.store.vms())
+        try:
+            node, pool = host.hypervisor().node(), host.hypervisor().pool(host.pool)
+        except HostNotReady:
+            return HostView(name=host.name, up=False, vms=vms)
+        return HostView(
+            name=host.name, up=True, vms=vms, cpus=node.cpus, memory=node.memory, free_memory=node.free_memory,
+            pool=pool.name, pool_available=pool.available, libvirt=node.libvirt, qemu=node.qemu,
+        )  # fmt: skip
+
+    def host_views(self) -> list[HostView]:
+        """The default host, and every host on which we have VMs."""
+        names = {self.settings.host: None, **{vm.host: None for vm in self.store.vms()}}
+        return [self.host_view(name) for name in names]
+
+    def host_down(self, uri: str = "", *, force: bool = False) -> bool:
+        """Stop a host of ours; raises :class:`InUse` while it holds VMs, unless ``force``."""
+        host = self.host(uri)
+        held = [vm.name for vm in self.store.vms() if vm.host == host.name]
+        if held and not force:
+            raise InUse(
+                f"{host.name} holds {len(held)} VMs ({', '.join(held[:5])}{', ...' if len(held) > 5 else ''})",
+                hint="delete them first, or use --force: they will be powered off and stay recorded",
+            )
+        return host.down()
+
+    def delete_image(self, name: str) -> bool:
+        """Delete an image; ``False`` if there was none. Raises :class:`InUse` while VMs are made from it."""
+        users = [vm.name for vm in self.store.vms() if vm.image == name]
+        if users:
+            raise InUse(
+                f"image {name!r} is in use by {', '.join(users[:5])}{', ...' if len(users) > 5 else ''}",
+                hint="delete these VMs first",
+            )
+        return self.images.delete(name)
+
+
+def _state_now(vm: VMRecord, domains: dict[str, DomainState] | None) -> str:
+    if vm.state != "ready":
+        return vm.state
+    if domains is None:
+        return "unknown"
+    return domains.get(vm.domain, DomainState.MISSING).value
+
+
+def _exit_code(outcomes: Sequence[Outcome]) -> int:
+    if any(outcome.verdict == "cancelled" for outcome in outcomes):
+        return Interrupted.exit_code
+    if any(outcome.state == "broken" for outcome in outcomes):
+        return 4
+    return 0 if all(outcome.verdict == "success" for outcome in outcomes) else 1
