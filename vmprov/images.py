@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vmprov.containers import recipes
 from vmprov.containers.engine import ContainerSpec, Engine, Mount
@@ -63,6 +64,10 @@ class Image:
     def version(self) -> str:
         """The box's version: another content is another version."""
         return f"0.0.{int(self.sha256[:8], 16)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**asdict(self), "box": self.box, "box_version": self.version}
 
 
 class Images:

@@ -187,6 +187,11 @@ class Vmprov:
                     raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
         return list(chosen.values())
 
+    def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
+        """Like :meth:`select`, with the names that stand for nothing apart."""
+        known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
+        return self.select([name for name in targets if name in known]), [name for name in targets if name not in known]
+
     def _view(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
         columns = asdict(vm)
         for internal in ("id", "uuid", "login", "consoles", "created"):

@@ -1,0 +1,51 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+
+import click
+
+from vmprov.cli import Session
+from vmprov.lab import Vmprov
+from vmprov.views import Failure
+
+if TYPE_CHECKING:
+    from vmprov.events import Listener
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+host_option = click.option(
+    "--host", metavar="URI", default="", help="embedded, or a libvirt URI such as qemu:///system.  [env: VMPROV_HOST]"
+)
+
+
+@contextmanager
+def opened(session: Session, *listeners: Listener) -> Iterator[Vmprov]:
+    """The state directory, with this run's cancel token."""
+    with Vmprov(listeners=listeners, cancel=session.cancel) as vmprov:
+        yield vmprov
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns as wide as their contents; plain text, so that it can be cut and grepped."""
+    widths = [max(len(column), *(len(row[place]) for row in rows)) for place, column in enumerate(columns)]
+    for row in (columns, *rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.secho(line, bold=row is columns and sys.stdout.isatty())
+
+
+def report(failures: Sequence[Failure]) -> int:
+    """Say on stderr what failed; returns the exit code."""
+    for failure in failures:
+        click.echo(f"vmprov: {failure.name}: {failure.why}", err=True)
+    return 1 if failures else 0

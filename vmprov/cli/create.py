@@ -1,0 +1,74 @@
+"""``vmprov create``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vmprov.cli import Session
+from vmprov.cli.common import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.progress import choose_progress
+from vmprov.paths import Home
+from vmprov.settings import Settings
+from vmprov.views import CreateResult
+
+
+@click.command()
+@click.option("--count", type=int, help="How many machines (default 1).")
+@click.option("--name", default="", metavar="PREFIX", help="Names begin with this; without --count, the one name.")
+@click.option("--lab", default="", help="The lab to put them into (default: a new one, lab-1, lab-2, ...).")
+@click.option("--image", default="debian-12", show_default=True, help="The image; '' for a blank disk.")
+@click.option("--driver", default="vagrant", show_default=True, help="How domains are made: vagrant or fake.")
+@host_option
+@click.option("--network", default="per-vm", show_default=True, metavar="per-vm|shared|isolated|NAME",
+              help="A network per machine, one per lab, one per lab without a way out, or an existing one.")  # fmt: skip
+@click.option("--cpus", type=int, default=1, show_default=True, help="Virtual CPUs of each.")
+@click.option("--memory", default="1GiB", show_default=True, metavar="SIZE", help="Memory of each.")
+@click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
+@click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
+@click.option("--consoles", type=int, default=1, show_default=True, help="Serial ports of each: 1 or 2.")
+@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Longest time from power-on to ready.")
+@click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
+@click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@json_option
+@click.pass_obj
+def create_command(session: Session, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
+    """Make virtual machines and wait until each is ready: until SSH answers with the lab's key.
+
+    A machine that fails is removed again and does not stop the others. Machines outlive the command.
+    Exit codes: 0 all ready, 1 some failed, 2 bad request, 3 host not ready, 4 not fully undone, 130 interrupted.
+    """
+    from vmprov.spec.request import CreateRequest
+
+    wanted["serial_numbers"] = tuple(number.strip() for number in wanted["serial_numbers"].split(",") if number.strip())
+    request = CreateRequest.parse(**wanted)
+    home = Home(Settings.from_environ().home)
+    session.cancel_on_signals()
+    if dry_run:
+        with opened(session) as vmprov:
+            result = vmprov.plan_create(request, host=host)
+    else:
+        with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
+            result = vmprov.create(request, host=host)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_result(result)
+    return result.exit_code
+
+
+def _print_result(result: CreateResult) -> None:
+    columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
+    rows = [
+        (vm.name, vm.state, vm.verdict, vm.address or "-", vm.network, vm.bridge or "-", vm.serial_number, f"{vm.seconds:.1f}")
+        for vm in result.vms
+    ]
+    print_table(columns, rows)
+    for vm in result.vms:
+        if vm.verdict not in ("success", ""):
+            click.echo(f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]", err=True)
+    left = [vm.name for vm in result.vms if vm.state not in ("removed", "planned")]
+    if result.exit_code == 130:
+        click.echo(f"vmprov: interrupted; left: {', '.join(left) or 'nothing'}", err=True)

@@ -1,0 +1,51 @@
+"""``vmprov delete``."""
+
+from __future__ import annotations
+
+import click
+
+from vmprov.cli import Session
+from vmprov.cli.common import json_option, opened, print_json, report
+from vmprov.cli.progress import choose_progress
+from vmprov.errors import SpecError
+from vmprov.paths import Home
+from vmprov.settings import Settings
+from vmprov.views import DeleteResult
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
+@click.option("--all", "everything", is_flag=True, help="Everything that this state directory records.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@json_option
+@click.pass_obj
+def delete_command(
+    session: Session, targets: tuple[str, ...], everything: bool, yes: bool, dry_run: bool, as_json: bool
+) -> int:
+    """Remove machines or whole labs: domains, disks, networks, consoles, Vagrant's state, records.
+
+    Works from records; what others made on the same host is never touched. Running it twice is fine.
+    """
+    if not targets and not everything:
+        raise SpecError("nothing to delete was named", hint="name VMs or labs, or use --all")
+    session.cancel_on_signals()
+    home = Home(Settings.from_environ().home)
+    with opened(session) as vmprov:
+        known, unknown = vmprov.select_known(targets)
+        names = [vm.name for vm in (vmprov.store.vms() if everything else known)]
+    for name in unknown:
+        click.echo(f"vmprov: no VM or lab called {name!r}; nothing to remove", err=True)
+    if dry_run:
+        result = DeleteResult(deleted=names, failed=())
+    else:
+        if names and not yes and not as_json:
+            click.confirm(f"Remove {', '.join(names)}?", abort=True, err=True)
+        with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
+            result = vmprov.delete([target for target in targets if target not in unknown], everything=everything)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        click.echo(f"{verb}: {', '.join(result.deleted) or 'nothing'}")
+    return 4 if report(result.failed) else 0
