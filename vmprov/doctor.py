@@ -78,7 +78,9 @@ def _programs() -> Finding:
     missing = sorted(program for program in _PROGRAMS if shutil.which(program) is None)
     if missing:
         packages = " ".join(sorted({_PROGRAMS[program] for program in missing}))
-        return Finding("programs", PROBLEM, f"not installed: {', '.join(missing)}", f"sudo apt-get install -y {packages}")
+        return Finding(
+            "programs", PROBLEM, f"not installed: {', '.join(missing)}", f"sudo apt-get install -y {packages}"
+        )
     return Finding("programs", OK, f"{', '.join(_PROGRAMS)} are installed")
 
 
@@ -122,7 +124,10 @@ def _images(vmprov: Vmprov) -> Finding:
     names = [image.name for image in vmprov.images.all()]
     if _DEFAULT_IMAGE not in names:
         return Finding(
-            "images", WARNING, f"the default image {_DEFAULT_IMAGE} is not built", f"vmprov image build {_DEFAULT_IMAGE}"
+            "images",
+            WARNING,
+            f"the default image {_DEFAULT_IMAGE} is not built",
+            f"vmprov image build {_DEFAULT_IMAGE}",
         )
     return Finding("images", OK, ", ".join(names))
 
@@ -141,7 +146,10 @@ def _disk(vmprov: Vmprov) -> Finding:
     free = shutil.disk_usage(vmprov.home.root).free
     level = WARNING if free < _LOW_DISK else OK
     return Finding(
-        "disk", level, f"{format_size(free)} free under {vmprov.home.root}", "" if level == OK else "docker system prune"
+        "disk",
+        level,
+        f"{format_size(free)} free under {vmprov.home.root}",
+        "" if level == OK else "docker system prune",
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vmprov.containers import recipes
 from vmprov.containers.engine import ContainerSpec, Engine, Mount
@@ -134,7 +134,12 @@ class Images:
                 self._in_builder([f"build-{recipe}", "/work/disk.qcow2"], staging, what, events, cancel, _BUILD_LIMIT)
             told = json.loads((staging / "image.json").read_text())
             return self._finish(
-                staging, recipe, login="ssh", user=told["ssh_user"], source=f"recipe {recipe}", replace=replace
+                staging,
+                recipe,
+                login="ssh",
+                user=told["ssh_user"],
+                source=f"recipe {recipe}",
+                replace=replace,
             )
 
     def import_(
@@ -154,7 +159,8 @@ class Images:
                 digest = _fetch(source, given, events, cancel)
             if sha256 and digest != sha256.lower():
                 raise ImageBroken(
-                    f"{source} has the SHA-256 digest {digest}, not {sha256}", hint="download it again, or check the digest"
+                    f"{source} has the SHA-256 digest {digest}, not {sha256}",
+                    hint="download it again, or check the digest",
                 )
             disk = _unpack_box(given) if tarfile.is_tarfile(given) else given
             with events.step(f"check and convert {name}"):
@@ -170,11 +176,22 @@ class Images:
             disk.rename(staging / "disk.qcow2")
             command = ["qemu-img", "check", "-q", "/work/disk.qcow2"]
         else:
-            command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", f"/work/{disk.name}", "/work/disk.qcow2"]
+            command = [
+                "qemu-img",
+                "convert",
+                "-f",
+                "raw",
+                "-O",
+                "qcow2",
+                f"/work/{disk.name}",
+                "/work/disk.qcow2",
+            ]
         try:
             self._in_builder(command, staging, f"check {source}", events, cancel, _CONVERT_LIMIT)
         except CommandFailed as problem:
-            raise ImageBroken(f"{source} is damaged: {problem.output or problem.what}", hint="download it again") from problem
+            raise ImageBroken(
+                f"{source} is damaged: {problem.output or problem.what}", hint="download it again"
+            ) from problem
 
     def _in_builder(
         self, command: list[str], staging: Path, what: str, events: Events, cancel: Cancel, limit: float
@@ -270,28 +287,35 @@ def qcow2_virtual_size(path: Path) -> int:
     return int(size)
 
 
-def _fetch(source: str, target: Path, events: Events, cancel: Cancel) -> str:
-    """Copy a file or URL to ``target``; returns its SHA-256 digest."""
-    digest = hashlib.sha256()
-    remote = source.startswith(("http://", "https://"))
-    if not remote and not Path(source).is_file():
-        raise NotFound(f"no file {source}", hint="give a file or an http(s) URL")
+@contextmanager
+def _opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
+    """The file's or URL's contents, and their length in bytes (0 where the server does not say)."""
     try:
-        stream = urllib.request.urlopen(source, timeout=60) if remote else Path(source).open("rb")  # noqa: S310
-        with stream, target.open("wb") as out:
-            total = int(stream.headers.get("Content-Length") or 0) if remote else Path(source).stat().st_size
-            done = 0
-            while chunk := stream.read(_CHUNK):
-                cancel.check()
-                digest.update(chunk)
-                out.write(chunk)
-                done += len(chunk)
-                events.emit(Progress(what=f"read {source}", done=done, total=total))
+        if source.startswith(("http://", "https://")):
+            with urllib.request.urlopen(source, timeout=60) as answer:
+                yield answer, int(answer.headers.get("Content-Length") or 0)
+        else:
+            with Path(source).open("rb") as file:
+                yield file, Path(source).stat().st_size
+    except FileNotFoundError as problem:
+        raise NotFound(f"no file {source}", hint="give a file or an http(s) URL") from problem
     except urllib.error.URLError as problem:
-        raise Failed(f"{source} cannot be downloaded: {problem.reason}", hint="check the address and the network") from problem
+        raise Failed(f"{source} cannot be downloaded: {problem.reason}", hint="check the address") from problem
     except OSError as problem:
         raise Failed(f"{source} cannot be read: {problem.strerror or problem}") from problem
-    if remote and total and done != total:
+
+
+def _fetch(source: str, target: Path, events: Events, cancel: Cancel) -> str:
+    """Copy a file or URL to ``target``; returns its SHA-256 digest."""
+    digest, done = hashlib.sha256(), 0
+    with _opened(source) as (stream, total), target.open("wb") as out:
+        while chunk := stream.read(_CHUNK):
+            cancel.check()
+            digest.update(chunk)
+            out.write(chunk)
+            done += len(chunk)
+            events.emit(Progress(what=f"read {source}", done=done, total=total))
+    if total and done != total:
         raise ImageBroken(f"{source} ended after {done} of {total} bytes", hint="try again")
     return digest.hexdigest()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from vmprov.errors import Failed, HostNotReady, InUse, Interrupted, NotFound, VmprovError
+from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
 from vmprov.events import Events, Listener
 from vmprov.hosts import Host, open_host
 from vmprov.hypervisor import DomainState
@@ -133,7 +133,9 @@ class Vmprov:
         batch = record(ctx, request)
         outcomes = Creation(ctx, batch, request).run()
         return CreateResult(
-            lab=batch.lab, vms=[self._outcome_view(outcome) for outcome in outcomes], exit_code=_exit_code(outcomes)
+            lab=batch.lab,
+            vms=[self._outcome_view(outcome) for outcome in outcomes],
+            exit_code=_exit_code(outcomes),
         )
 
     def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
@@ -143,7 +145,7 @@ class Vmprov:
         ctx = self._context(host, request.driver)
         planned: list[Batch] = []
 
-        class Undo(Exception):  # noqa: N818 - it is no error
+        class Undo(Exception):
             """Takes the records back."""
 
         try:
@@ -157,7 +159,7 @@ class Vmprov:
 
     # looking
 
-    def list(self, lab: str | None = None) -> list[VMView]:
+    def vms(self, lab: str | None = None) -> list[VMView]:
         """All VMs, or those of one lab, as they are now; hosts that do not answer are not started."""
         records = self.store.vms(lab)
         states: dict[str, dict[str, DomainState] | None] = {}
@@ -171,7 +173,7 @@ class Vmprov:
     def show(self, name: str) -> VMView:
         """One VM as it is now; raises :class:`NotFound`."""
         self.store.vm(name)
-        return next(vm for vm in self.list() if vm.name == name)
+        return next(vm for vm in self.vms() if vm.name == name)
 
     def select(self, targets: Sequence[str]) -> list[VMRecord]:
         """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""

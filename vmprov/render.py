@@ -55,7 +55,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader([str(place) for place in template_dirs()]),
         undefined=jinja2.StrictUndefined,
         # The output is Ruby and XML with filters of its own; HTML escaping would be wrong in Ruby.
-        autoescape=False,  # noqa: S701
+        autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

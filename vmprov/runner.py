@@ -31,9 +31,7 @@ class Done:
 class Runner(Protocol):
     """Runs programs; :class:`LocalRunner` does, :class:`FakeRunner` pretends."""
 
-    def run(
-        self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None
-    ) -> Done:
+    def run(self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None) -> Done:
         """Run to the end and return what it printed.
 
         Raises :class:`CommandFailed` for a non-zero exit if ``check``, :class:`WaitTimeout` when the deadline
@@ -45,9 +43,7 @@ class Runner(Protocol):
 class LocalRunner:
     """Runs programs on this machine."""
 
-    def run(
-        self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None
-    ) -> Done:
+    def run(self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None) -> Done:
         """See :meth:`Runner.run`."""
         words = [str(word) for word in argv]
         try:

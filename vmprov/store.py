@@ -212,9 +212,7 @@ class Store:
 
     def labs(self) -> list[LabRecord]:
         """All labs, oldest first."""
-        return [
-            LabRecord(**row) for row in self._rows("SELECT name, host, driver, created FROM labs ORDER BY id")
-        ]
+        return [LabRecord(**row) for row in self._rows("SELECT name, host, driver, created FROM labs ORDER BY id")]
 
     def lab(self, name: str) -> LabRecord | None:
         """One lab, or ``None``."""
@@ -231,9 +229,7 @@ class Store:
     def remove_lab_if_empty(self, name: str) -> bool:
         """Forget a lab that has no VM and owns nothing; ``False`` if it does."""
         with self.transaction():
-            used = self._rows(
-                "SELECT 1 FROM vms WHERE lab = ? UNION ALL SELECT 1 FROM owned WHERE lab = ?", name, name
-            )
+            used = self._rows("SELECT 1 FROM vms WHERE lab = ? UNION ALL SELECT 1 FROM owned WHERE lab = ?", name, name)
             if not used:
                 self._write("DELETE FROM labs WHERE name = ?", name)
             return not used

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from collections.abc import Iterator
 
 import click
 
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 host_option = click.option(
-    "--host", metavar="URI", default="", help="embedded, or a libvirt URI such as qemu:///system.  [env: VMPROV_HOST]"
+    "--host",
+    metavar="URI",
+    default="",
+    help="embedded, or a libvirt URI such as qemu:///system.  [env: VMPROV_HOST]",
 )
 
 

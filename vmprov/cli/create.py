@@ -28,13 +28,19 @@ from vmprov.views import CreateResult
 @click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
 @click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
 @click.option("--consoles", type=int, default=1, show_default=True, help="Serial ports of each: 1 or 2.")
-@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Longest time from power-on to ready.")
+@click.option(
+    "--timeout",
+    default="10m",
+    show_default=True,
+    metavar="DURATION",
+    help="Longest time to ready.",
+)
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @click.pass_obj
-def create_command(session: Session, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
+def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
     """Make virtual machines and wait until each is ready: until SSH answers with the lab's key.
 
     A machine that fails is removed again and does not stop the others. Machines outlive the command.
@@ -50,7 +56,10 @@ def create_command(session: Session, host: str, dry_run: bool, as_json: bool, **
         with opened(session) as vmprov:
             result = vmprov.plan_create(request, host=host)
     else:
-        with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
+        with (
+            choose_progress(lambda vm: home.console_log(vm, 0)) as progress,
+            opened(session, progress) as vmprov,
+        ):
             result = vmprov.create(request, host=host)
     if as_json:
         print_json(result.to_json())
@@ -62,13 +71,25 @@ def create_command(session: Session, host: str, dry_run: bool, as_json: bool, **
 def _print_result(result: CreateResult) -> None:
     columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
     rows = [
-        (vm.name, vm.state, vm.verdict, vm.address or "-", vm.network, vm.bridge or "-", vm.serial_number, f"{vm.seconds:.1f}")
+        (
+            vm.name,
+            vm.state,
+            vm.verdict,
+            vm.address or "-",
+            vm.network,
+            vm.bridge or "-",
+            vm.serial_number,
+            f"{vm.seconds:.1f}",
+        )
         for vm in result.vms
     ]
     print_table(columns, rows)
     for vm in result.vms:
         if vm.verdict not in ("success", ""):
-            click.echo(f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]", err=True)
+            click.echo(
+                f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]",
+                err=True,
+            )
     left = [vm.name for vm in result.vms if vm.state not in ("removed", "planned")]
     if result.exit_code == 130:
         click.echo(f"vmprov: interrupted; left: {', '.join(left) or 'nothing'}", err=True)

@@ -41,7 +41,10 @@ def delete_command(
     else:
         if names and not yes and not as_json:
             click.confirm(f"Remove {', '.join(names)}?", abort=True, err=True)
-        with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
+        with (
+            choose_progress(lambda vm: home.console_log(vm, 0)) as progress,
+            opened(session, progress) as vmprov,
+        ):
             result = vmprov.delete([target for target in targets if target not in unknown], everything=everything)
     if as_json:
         print_json(result.to_json())

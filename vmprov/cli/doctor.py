@@ -29,7 +29,11 @@ def doctor_command(session: Session, host: str, as_json: bool) -> int:
         for finding in examine(vmprov, host):
             findings.append(finding)
             if not as_json:
-                level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level]) if sys.stdout.isatty() else f"{finding.level:<8}"
+                level = (
+                    click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
+                    if sys.stdout.isatty()
+                    else f"{finding.level:<8}"
+                )
                 mend = f"  -> {finding.mend}" if finding.mend else ""
                 click.echo(f"{level} {finding.check}: {finding.text}{mend}")
     if as_json:

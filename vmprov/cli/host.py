@@ -53,7 +53,13 @@ def list_hosts(session: Session, as_json: bool) -> None:
         print_json([view.to_json() for view in views])
         return
     rows = [
-        (view.name, "up" if view.up else "down", str(view.vms), str(view.cpus or "-"), format_size(view.free_memory) if view.up else "-")
+        (
+            view.name,
+            "up" if view.up else "down",
+            str(view.vms),
+            str(view.cpus or "-"),
+            format_size(view.free_memory) if view.up else "-",
+        )
         for view in views
     ]
     print_table(("HOST", "STATE", "VMS", "CPUS", "FREE MEMORY"), rows)

@@ -35,7 +35,7 @@ def build(session: Session, recipe: str, replace: bool) -> None:
 @click.option("--name", required=True, help="What to call it.")
 @click.option("--sha256", default="", metavar="DIGEST", help="What the file's SHA-256 digest must be.")
 @click.option("--login", type=click.Choice(("ssh", "console", "none")), default="ssh", show_default=True,
-              help="How a guest shows that it is ready: SSH with a NoCloud seed's key, a serial login prompt, or not.")  # fmt: skip
+              help="How a guest shows that it is ready: by SSH, by a login prompt on serial, or not.")  # fmt: skip
 @click.pass_obj
 def import_(session: Session, source: str, name: str, sha256: str, login: str) -> None:
     """Take in a qcow2 or raw disk, or a Vagrant box of the libvirt provider."""
@@ -58,7 +58,14 @@ def list_images(session: Session, as_json: bool) -> None:
         print_json([image.to_json() for image in images])
         return
     rows = [
-        (image.name, format_size(image.size), format_size(image.virtual_size), image.login, image.sha256[:12], image.source)
+        (
+            image.name,
+            format_size(image.size),
+            format_size(image.virtual_size),
+            image.login,
+            image.sha256[:12],
+            image.source,
+        )
         for image in images
     ]
     if rows:
@@ -79,7 +86,11 @@ def show(session: Session, name: str, as_json: bool) -> None:
         print_json(image.to_json())
         return
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(image.created))
-    shown = {**image.to_json(), "size": format_size(image.size), "virtual_size": format_size(image.virtual_size)}
+    shown = {
+        **image.to_json(),
+        "size": format_size(image.size),
+        "virtual_size": format_size(image.virtual_size),
+    }
     for field, value in {**shown, "created": made}.items():
         click.echo(f"{field.replace('_', ' '):<14} {value}")
 

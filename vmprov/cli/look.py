@@ -16,13 +16,22 @@ from vmprov.spec.quantities import format_size
 def list_command(session: Session, lab: str | None, as_json: bool) -> None:
     """List machines as they are now."""
     with opened(session) as vmprov:
-        vms = vmprov.list(lab)
+        vms = vmprov.vms(lab)
     if as_json:
         print_json([vm.to_json() for vm in vms])
         return
     columns = ("VM", "LAB", "STATE", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST")
     rows = [
-        (vm.name, vm.lab, vm.state, vm.address or "-", vm.image or "-", str(vm.cpus), format_size(vm.memory), vm.host)
+        (
+            vm.name,
+            vm.lab,
+            vm.state,
+            vm.address or "-",
+            vm.image or "-",
+            str(vm.cpus),
+            format_size(vm.memory),
+            vm.host,
+        )
         for vm in vms
     ]
     if rows:

@@ -21,8 +21,10 @@ _force = click.option("--force", is_flag=True, help="Pull the plug instead of as
 _no_wait = click.option("--no-wait", is_flag=True, help="Return at power-on instead of when the machine is ready.")
 
 
-def _timeout(default: str) -> Callable[..., object]:
-    return click.option("--timeout", default=default, show_default=True, metavar="DURATION", help="Longest time to wait.")
+def _timeout(default: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(
+        "--timeout", default=default, show_default=True, metavar="DURATION", help="Longest time to wait."
+    )
 
 
 def _run(session: Session, action: Callable[[Vmprov], Sequence[Failure]]) -> int:

@@ -13,7 +13,14 @@ from typing import Any, Self
 
 from vmprov.events import Event, Note, Output, Progress, StageChanged
 
-_COLOURS = {"ready": "green", "removed": "dim", "failed": "red", "timeout": "red", "broken": "red", "cancelled": "yellow"}
+_COLOURS = {
+    "ready": "green",
+    "removed": "dim",
+    "failed": "red",
+    "timeout": "red",
+    "broken": "red",
+    "cancelled": "yellow",
+}
 _FINAL = frozenset(("ready", "removed", "failed", "timeout", "broken", "cancelled", "running", "stopped"))
 _REFRESHES_PER_SECOND = 4
 
@@ -77,7 +84,9 @@ class LiveProgress:
         from rich.live import Live
 
         self._live = Live(
-            get_renderable=self._render, console=Console(stderr=True), refresh_per_second=_REFRESHES_PER_SECOND
+            get_renderable=self._render,
+            console=Console(stderr=True),
+            refresh_per_second=_REFRESHES_PER_SECOND,
         )
         self._live.start()
         return self
@@ -114,7 +123,10 @@ class LiveProgress:
             for name, row in self._rows.items():
                 last = row.why or self._last_serial_line(name) or row.told
                 table.add_row(
-                    Text(name), Text(row.stage, style=_COLOURS.get(row.stage, "cyan")), f"{row.seconds:.1f}", Text(last, style="dim")
+                    Text(name),
+                    Text(row.stage, style=_COLOURS.get(row.stage, "cyan")),
+                    f"{row.seconds:.1f}",
+                    Text(last, style="dim"),
                 )
             parts: list[Any] = [table] if self._rows else []
             if self._step:

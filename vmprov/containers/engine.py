@@ -202,11 +202,13 @@ class Engine:
         """Run a container until its command ends, and remove it; returns the exit code."""
         container_id = self.start(spec)
         try:
-            with _watched(cancel, deadline, spec.name, lambda: self.remove(container_id)):
-                with _failing(f"read from container {spec.name}"):
-                    for line in _lines(self._docker.api.logs(container_id, stream=True, follow=True)):
-                        on_line(line)
-                    return int(self._docker.api.wait(container_id)["StatusCode"])
+            with (
+                _watched(cancel, deadline, spec.name, lambda: self.remove(container_id)),
+                _failing(f"read from container {spec.name}"),
+            ):
+                for line in _lines(self._docker.api.logs(container_id, stream=True, follow=True)):
+                    on_line(line)
+                return int(self._docker.api.wait(container_id)["StatusCode"])
         finally:
             self.remove(container_id)
 
@@ -256,7 +258,7 @@ class Engine:
         :class:`WaitTimeout` is raised. Raises :class:`HostNotReady` if the container stops meanwhile.
         """
         token = cancel or Cancel()
-        pid_file = f"/tmp/vmprov-{uuid.uuid4().hex}.pid"  # noqa: S108 - inside the container
+        pid_file = f"/tmp/vmprov-{uuid.uuid4().hex}.pid"
         command = ["sh", "-c", _LEAVE_PID, pid_file, *argv]
         with _failing(f"run {argv[0]} in container {container}"):
             try:
@@ -300,9 +302,7 @@ def _unreachable(problem: Exception) -> HostNotReady:
             "Docker may not be used by this user: permission denied on its socket",
             hint="run: sudo usermod -aG docker $USER, then log in again",
         )
-    return HostNotReady(
-        "Docker does not answer", hint="start it (systemctl start docker), or run scripts/setup"
-    )
+    return HostNotReady("Docker does not answer", hint="start it (systemctl start docker), or run scripts/setup")
 
 
 @contextmanager
@@ -332,15 +332,20 @@ def _watched(cancel: Cancel, deadline: Deadline, what: str, stop: Callable[[], o
 
     watcher = threading.Thread(target=watch, name=f"watch {what}", daemon=True)
     watcher.start()
+    consequence: VmprovError | None = None
     try:
         yield
+    except VmprovError as problem:
+        consequence = problem
     finally:
         ended.set()
         watcher.join()
     if cancel.is_set:
-        raise Interrupted(f"{what} was interrupted")
+        raise Interrupted(f"{what} was interrupted") from consequence
     if deadline.expired:
-        raise WaitTimeout(f"{what} did not end within {deadline.seconds:.0f} s")
+        raise WaitTimeout(f"{what} did not end within {deadline.seconds:.0f} s") from consequence
+    if consequence is not None:
+        raise consequence
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +71,8 @@ class Creation:
             try:
                 prepare_lab(self._ctx, self._batch, self._request.network)
             except VmprovError as problem:
-                self._each(pool, self._batch.vms, lambda vm: self._fail(vm, problem))
+                for done in [pool.submit(self._fail, vm, problem) for vm in self._batch.vms]:
+                    done.result()
             else:
                 self._power_on_all(pool, self._prepare_all(pool))
         self._remove_empty_lab()

@@ -43,10 +43,7 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctx.stage(vm.name, "network")
-    if mode == "per-vm":
-        subnet = _own_network(ctx, vm)
-    else:
-        subnet = _subnet_of(ctx, vm)
+    subnet = _own_network(ctx, vm) if mode == "per-vm" else _subnet_of(ctx, vm)
     ctx.stage(vm.name, "disk")
     pool = ctx.host.pool
     disk_volume = f"{vm.domain}.img"
@@ -86,7 +83,13 @@ def _own_network(ctx: Context, vm: VMRecord) -> str:
     """A network for this VM alone; the VM's address is known before it boots."""
     bridge = addressing.bridge_name(ctx.store.installation, "v", vm.id)
     subnet = _create_network(
-        ctx, name=vm.network, bridge=bridge, mode="per-vm", prefix=PER_VM_PREFIX, mark=_mark(ctx, vm), reserve_for=vm
+        ctx,
+        name=vm.network,
+        bridge=bridge,
+        mode="per-vm",
+        prefix=PER_VM_PREFIX,
+        mark=_mark(ctx, vm),
+        reserve_for=vm,
     )
     ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
     return str(subnet.network)
@@ -112,7 +115,14 @@ def _subnet_of(ctx: Context, vm: VMRecord) -> str:
 
 
 def _create_network(
-    ctx: Context, *, name: str, bridge: str, mode: str, prefix: int, mark: Mark, reserve_for: VMRecord | None = None
+    ctx: Context,
+    *,
+    name: str,
+    bridge: str,
+    mode: str,
+    prefix: int,
+    mark: Mark,
+    reserve_for: VMRecord | None = None,
 ) -> Subnet:
     """Lease a subnet that nobody uses and make a network of it; other candidates are tried when one is taken."""
     host, store = ctx.host.name, ctx.store
@@ -128,7 +138,10 @@ def _create_network(
     for _ in range(_SUBNET_TRIES):
         ctx.cancel.check()
         leased = store.lease_subnet(
-            host=host, lab=mark.lab, vm=mark.vm, candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used)
+            host=host,
+            lab=mark.lab,
+            vm=mark.vm,
+            candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
         )
         if leased is None:
             break
@@ -158,7 +171,8 @@ def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
     """Record a volume that is about to be made; one that exists already is somebody else's."""
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(
-            f"there is a volume called {name!r} in pool {ctx.host.pool} already", hint="it is not ours; remove or rename it"
+            f"there is a volume called {name!r} in pool {ctx.host.pool} already",
+            hint="it is not ours; remove or rename it",
         )
     ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind="volume", name=name, pool=ctx.host.pool)
 

@@ -35,7 +35,9 @@ def wait_until_ready(
     except WaitTimeout as problem:
         said = last_line(ctx.home.console_log(vm.name, 0))
         raise WaitTimeout(
-            f"{vm.name}: {problem.what}" + (f"; {waiter.why}" if waiter.why else "") + f"; its last serial line: {said!r}",
+            f"{vm.name}: {problem.what}"
+            + (f"; {waiter.why}" if waiter.why else "")
+            + f"; its last serial line: {said!r}",
             hint=f"give it more with --timeout, or keep it with --keep-on-failure and see: vmprov logs {vm.name}",
         ) from problem
     return waiter.address

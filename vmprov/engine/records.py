@@ -46,7 +46,8 @@ def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Ba
         clashes = sorted(set(names) & taken)
         if clashes:
             raise NameTaken(
-                f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
+                f"there is a VM called {clashes[0]!r} already",
+                hint="choose another --name, or delete it first",
             )
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         for position, name in enumerate(names):
@@ -87,7 +88,8 @@ def _check_room(ctx: Context, request: CreateRequest) -> None:
     if room.vms < count:
         fit = f"{room.vms} would fit" if room.vms else "not one would fit"
         raise SpecError(
-            f"{count} VMs do not fit on {ctx.host.name}: {fit} ({room.limit})", hint="ask for fewer or smaller ones"
+            f"{count} VMs do not fit on {ctx.host.name}: {fit} ({room.limit})",
+            hint="ask for fewer or smaller ones",
         )
 
 
@@ -105,7 +107,14 @@ def _choose_lab(ctx: Context, request: CreateRequest) -> str:
 
 
 def _record_vm(
-    ctx: Context, request: CreateRequest, image: Image | None, disk: int, *, lab: str, name: str, position: int
+    ctx: Context,
+    request: CreateRequest,
+    image: Image | None,
+    disk: int,
+    *,
+    lab: str,
+    name: str,
+    position: int,
 ) -> None:
     installation = ctx.store.installation
     per_vm, shared = request.network == "per-vm", request.network in MODES

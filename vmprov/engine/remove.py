@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
@@ -79,7 +80,7 @@ def _remove_domain(ctx: Context, vm: VMRecord) -> None:
 def _remove_owned(ctx: Context, owned: list[Owned]) -> list[str]:
     problems = []
     for thing in owned:
-        problems += _attempt(f"{thing.kind} {thing.name}", lambda thing=thing: _REMOVERS[thing.kind](ctx, thing))  # type: ignore[misc]
+        problems += _attempt(f"{thing.kind} {thing.name}", partial(_REMOVERS[thing.kind], ctx, thing))
     return problems
 
 

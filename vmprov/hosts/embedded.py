@@ -188,5 +188,3 @@ class EmbeddedHost:
             self._connection.close()
             self._connection = None
         self._engine.close()
-
-

@@ -188,9 +188,7 @@ class Hypervisor(Protocol):
         """One volume, or ``None``."""
         ...
 
-    def create_volume(
-        self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = ""
-    ) -> Volume:
+    def create_volume(self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = "") -> Volume:
         """Make an empty volume of ``size`` bytes, or an overlay over the qcow2 file ``backing``.
 
         Raises :class:`vmprov.errors.NameTaken` if the pool has one of that name.

@@ -27,7 +27,7 @@ def check_image_name(name: str) -> str:
     """An image's name, or :class:`ValueError`."""
     if len(name) > LONGEST_NAME or not _IMAGE_NAME.fullmatch(name):
         raise ValueError(
-            f"image name {name[:60]!r} is not allowed; use a-z, 0-9, '.', '_' and '-', at most {LONGEST_NAME} characters"
+            f"image name {name[:60]!r} is not allowed; use at most {LONGEST_NAME} of a-z, 0-9, '.', '_', '-'"
         )
     return name
 
