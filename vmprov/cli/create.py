@@ -17,7 +17,7 @@ from vmprov.views import CreateResult
 @click.command()
 @click.option("--count", type=int, help="How many machines (default 1).")
 @click.option("--name", default="", metavar="PREFIX", help="Names begin with this; without --count, the one name.")
-@click.option("--lab", default="", help="The lab to put them into (default: a new one, lab-1, lab-2, ...).")
+@click.option("--lab", default="", help="The lab to put them into (default: a new one).")
 @click.option("--image", default="debian-12", show_default=True, help="The image; '' for a blank disk.")
 @click.option("--driver", default="vagrant", show_default=True, help="How domains are made: vagrant or fake.")
 @host_option

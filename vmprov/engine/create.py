@@ -78,10 +78,6 @@ class Creation:
         self._remove_empty_lab()
         return [self._outcomes[vm.name] for vm in self._batch.vms]
 
-    def _each(self, pool: ThreadPoolExecutor, vms: Sequence[VMRecord], action: Callable[[VMRecord], None]) -> None:
-        for done in [pool.submit(action, vm) for vm in vms]:
-            done.result()
-
     def _prepare_all(self, pool: ThreadPoolExecutor) -> list[Order]:
         ctx, orders = self._ctx, {}
         running = {

@@ -103,8 +103,9 @@ def _sentence(error: Any) -> str:
     option = f"--{field.replace('_', '-')}" if field else ""
     if error["type"] == "greater_than_equal":
         least = limits["ge"]
-        shown = format_size(int(least)) if field in ("memory", "disk") else least
-        return f"{option} must be at least {shown}, not {given}"
+        if field in ("memory", "disk"):
+            least, given = format_size(int(least)), format_size(int(given))
+        return f"{option} must be at least {least}, not {given}"
     if error["type"] == "less_than_equal":
         return f"{option} must be at most {limits['le']}, not {given}"
     message = str(error["msg"]).removeprefix("Value error, ")
