@@ -78,14 +78,15 @@ class Session:
         self.debug = debug
         self.cancel = Cancel()
 
-    def cancel_on_signals(self) -> None:
+    def cancel_on_signals(self, *, quietly: bool = False) -> None:
         """The first Ctrl-C (or SIGTERM) asks the operation to stop cleanly; the second one leaves at once."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
             if self.cancel.is_set:
                 os._exit(128 + number)
             self.cancel.set()
-            click.echo("\nvmprov: stopping cleanly; once more to leave at once", err=True)
+            if not quietly:
+                click.echo("\nvmprov: stopping cleanly; once more to leave at once", err=True)
 
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)

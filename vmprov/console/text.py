@@ -179,17 +179,19 @@ class LineReader:
         lines: list[str] = []
         start = 0
         while start < len(text):
-            end = text.find("\n", start)
-            # A piece never takes the row over the limit, however many repaints it holds.
-            room = self._longest - self._row.width
-            stop = min(end if end >= 0 else len(text), start + room)
-            self._row.write(text[start:stop])
-            if stop == end or self._row.width >= self._longest:
+            if self._row.width >= self._longest and text[start] not in "\r\n\b":
                 lines.append(self._row.text)
                 self._row = _Row()
-                start = stop + (stop == end)
-            else:
-                start = stop
+            end = text.find("\n", start)
+            # However a piece repaints the row, it never takes it over the limit.
+            room = max(1, self._longest - self._row.width)
+            stop = min(end if end >= 0 else len(text), start + room)
+            self._row.write(text[start:stop])
+            start = stop
+            if stop == end:
+                lines.append(self._row.text)
+                self._row = _Row()
+                start += 1
         return lines
 
 

@@ -1,0 +1,88 @@
+"""What vmprov writes into libvirt's XML, and what it reads there: marks, names, bridges, subnets.
+
+A mark says who made a domain or network. It is one element of our own namespace inside ``<metadata>``, which
+libvirt keeps and shows as it is::
+
+    <metadata><vmprov:vm xmlns:vmprov="urn:vmprov:1" installation="3f0a" lab="trial" vm="web-1"/></metadata>
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+
+from vmprov.errors import LibvirtFailed, NameTaken
+from vmprov.hypervisor import METADATA_URI, Mark, Network
+
+_TAG = f"{{{METADATA_URI}}}vm"
+ET.register_namespace("vmprov", METADATA_URI)
+
+
+def mark_element(mark: Mark) -> ET.Element:
+    """The element to put into ``<metadata>``.
+
+    >>> ET.tostring(mark_element(Mark("3f0a", "trial", "web-1")), encoding="unicode")
+    '<vmprov:vm xmlns:vmprov="urn:vmprov:1" installation="3f0a" lab="trial" vm="web-1" />'
+    """
+    return ET.Element(_TAG, installation=mark.installation, lab=mark.lab, vm=mark.vm)
+
+
+def find_mark(definition: ET.Element) -> Mark | None:
+    """The mark in a domain's or network's definition; ``None`` where there is none of ours."""
+    found = definition.find(f"metadata/{_TAG}")
+    if found is None or not found.get("installation"):
+        return None
+    return Mark(found.get("installation", ""), found.get("lab", ""), found.get("vm", ""))
+
+
+def parse_definition(xml: str, root: str) -> ET.Element:
+    """The definition of a ``root`` (domain, network); raises :class:`LibvirtFailed` if it is none or has no name."""
+    try:
+        definition = ET.fromstring(xml)
+    except ET.ParseError as problem:
+        raise LibvirtFailed(f"could not read the definition of a {root}: {problem}") from problem
+    if definition.tag != root or not definition.findtext("name"):
+        raise LibvirtFailed(f"could not read the definition of a {root}: <{definition.tag}> without a name")
+    return definition
+
+
+def read_network(definition: ET.Element, *, active: bool) -> Network:
+    """A network from its definition."""
+    bridge = definition.find("bridge")
+    return Network(
+        name=definition.findtext("name", ""),
+        bridge="" if bridge is None else bridge.get("name", ""),
+        active=active,
+        subnets=tuple(
+            IPv4Network(f"{ip.get('address')}/{ip.get('netmask') or ip.get('prefix')}", strict=False)
+            for ip in definition.findall("ip")
+            if ip.get("address") and ip.get("family", "ipv4") == "ipv4"
+        ),
+        mark=find_mark(definition),
+    )
+
+
+def interface_networks(definition: ET.Element) -> dict[str, str]:
+    """For each interface of a domain that is on a libvirt network: MAC (lower case) -> network."""
+    found = {}
+    for interface in definition.findall("devices/interface"):
+        mac, source = interface.find("mac"), interface.find("source")
+        if mac is not None and source is not None and source.get("network"):
+            found[mac.get("address", "").lower()] = source.get("network", "")
+    return found
+
+
+def refuse_taken(wanted: Network, others: Iterable[Network]) -> None:
+    """Raise :class:`NameTaken` if another network has the name, the bridge or a part of the subnets.
+
+    libvirt itself sees subnets only where they are equal, and takes a known name with its uuid for a change.
+    """
+    for other in others:
+        if other.name == wanted.name:
+            raise NameTaken(f"there is a network called {wanted.name!r} already")
+        if wanted.bridge and other.bridge == wanted.bridge:
+            raise NameTaken(f"bridge {wanted.bridge} belongs to network {other.name!r} already")
+        for subnet in wanted.subnets:
+            if any(subnet.overlaps(theirs) for theirs in other.subnets):
+                raise NameTaken(f"subnet {subnet} belongs to network {other.name!r} already")
