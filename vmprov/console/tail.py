@@ -192,7 +192,7 @@ def follow(
         now = time.monotonic()
         if stop or now - looked >= _SOURCES_INTERVAL:
             looked = now
-            yield from _gone(followed, find(), history if first else None)
+            yield from _update(followed, find(), history if first else None)
             first = False
         busy = False
         for one in list(followed.values()):
@@ -208,7 +208,7 @@ def follow(
                 cancel.sleep(interval)
 
 
-def _gone(followed: dict[str, _Followed], present: Mapping[str, Path], history: int | None) -> Iterator[LogLine]:
+def _update(followed: dict[str, _Followed], present: Mapping[str, Path], history: int | None) -> Iterator[LogLine]:
     """Take up new sources, and give up those that are gone after a last look."""
     for vm in [vm for vm, one in followed.items() if present.get(vm) != one.path]:
         one = followed.pop(vm)
@@ -253,8 +253,9 @@ class _Followed:
 
     def rest(self) -> Iterator[LogLine]:
         """All that the file still holds, to the end."""
-        while lines := self.look(time.monotonic()):
-            yield from lines
+        yield from self.look(time.monotonic())
+        while self.more:
+            yield from self.look(time.monotonic())
         yield from self.end()
 
     def _complete(self, lines: Iterable[str]) -> Iterator[LogLine]:

@@ -323,7 +323,8 @@ class LibvirtHypervisor:
         """One volume, or ``None``."""
         with self._trying(f"look up volume {name} in pool {pool}") as connection:
             with _tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
-                return _read_volume(_pool(connection, pool).storageVolLookupByName(name))
+                found = _find_volume(_pool(connection, pool), name)
+                return None if found is None else _read_volume(found)
             return None
 
     def create_volume(self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = "") -> Volume:
@@ -351,10 +352,13 @@ class LibvirtHypervisor:
     def remove_volume(self, pool: str, name: str) -> bool:
         """Delete a volume."""
         with self._trying(f"remove volume {name} from pool {pool}") as connection:
-            with _tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_ERR_NO_STORAGE_POOL):
-                connection.storagePoolLookupByName(pool).storageVolLookupByName(name).delete(0)
-                return True
-            return False
+            there = _look_up(connection.storagePoolLookupByName, pool, libvirt.VIR_ERR_NO_STORAGE_POOL)
+            volume = None if there is None else _find_volume(there, name)
+            if volume is None:
+                return False
+            with _tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                volume.delete(0)
+            return True
 
 
 # errors
@@ -488,6 +492,13 @@ def _refreshed(pool: Any) -> Any:
         if "asynchronous jobs running" not in _message(problem):
             raise
     return pool
+
+
+def _find_volume(pool: Any, name: str) -> Any | None:
+    """A volume that libvirt knows, or that turns out to lie in the pool's directory."""
+    missing = libvirt.VIR_ERR_NO_STORAGE_VOL
+    found = _look_up(pool.storageVolLookupByName, name, missing)
+    return found or _look_up(_refreshed(pool).storageVolLookupByName, name, missing)
 
 
 def _pool_path(pool: Any) -> str:

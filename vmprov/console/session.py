@@ -1,0 +1,215 @@
+"""A console in the hands of a program: wait for a pattern, type something."""
+
+from __future__ import annotations
+
+import io
+import re
+import select
+import threading
+import time
+from collections import deque
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import pexpect
+from pexpect.spawnbase import SpawnBase
+
+from vmprov.console.links import POLL, SEND_LIMIT, Link, connected, open_link, ready
+from vmprov.console.text import LineReader, Stripper
+from vmprov.errors import Failed, WaitTimeout
+from vmprov.waiting import Deadline
+
+# Characters kept for a program that does not wait for them, or not for these.
+_MOST_KEPT = 4 * 1024 * 1024
+# Characters handed over in one go; what pexpect gets at once must fit into the window below.
+_BLOCK = 16 * 1024
+# Characters at the end of the output within which a pattern must fit.
+_PATTERN_WINDOW = 64 * 1024
+_LAST_LINES = 5
+
+if TYPE_CHECKING:
+    _Spawn = SpawnBase[str]
+else:  # generic for type checkers only
+    _Spawn = SpawnBase
+
+
+class _Drain(_Spawn):
+    """Reads a link all the time, whether or not anybody waits for anything, and hands the text to pexpect."""
+
+    _before: io.StringIO
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(
+            timeout=None, maxread=_BLOCK, searchwindowsize=_PATTERN_WINDOW, encoding="utf-8", codec_errors="replace"
+        )
+        self._link = link
+        self._kept: deque[str] = deque()
+        self._size = 0
+        self._ended = False
+        self._stripper = Stripper()
+        self._reader = LineReader()
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="console-drain", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        held = ""
+        while not self._ended:
+            data = self._link.receive(POLL)
+            if data is None:
+                continue
+            # Patterns are written for lines that end in a line feed alone; it may be yet to come.
+            text = held + (self._stripper.feed(data) if data else self._stripper.finish())
+            whole = text.rstrip("\r") if data else text
+            held = text[len(whole) :]
+            with self._change:
+                self._lines.extend(self._reader.feed(data))
+                self._keep(re.sub(r"\r+\n", "\n", whole))
+                self._ended = self._ended or not data
+                self._change.notify()
+
+    def _keep(self, text: str) -> None:
+        for start in range(0, len(text), _BLOCK):
+            self._kept.append(text[start : start + _BLOCK])
+        self._size += len(text)
+        while self._size > _MOST_KEPT:
+            self._size -= len(self._kept.popleft())
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> str:  # noqa: ARG002 - pieces are small
+        with self._change:
+            if not self._change.wait_for(lambda: self._kept or self._ended, timeout):
+                raise pexpect.TIMEOUT("nothing arrived")
+            if not self._kept:
+                raise pexpect.EOF("the other side is gone")
+            text = self._kept.popleft()
+            self._size -= len(text)
+        self._forget()
+        return text
+
+    def _forget(self) -> None:
+        """Let go of the beginning of what was read in vain; pexpect itself would keep it for ever."""
+        read: io.StringIO = self._before
+        if read.tell() > _MOST_KEPT:
+            end = read.getvalue()[-_PATTERN_WINDOW:]
+            self._before = io.StringIO()
+            self._before.write(end)
+
+    def last_lines(self) -> list[str]:
+        with self._change:
+            lines = [*self._lines, self._reader.pending]
+        return [line for line in lines if line.strip()][-_LAST_LINES:]
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join()
+        self._link.close()
+
+
+class Console:
+    """A console in the hands of a program; a context manager that gives it back.
+
+    It reads all the time, so a program that is busy elsewhere never stops the guest. Up to 4 MiB that nobody
+    has waited for are kept. Patterns see text without escape sequences, with lines that end in ``\\n``.
+    """
+
+    def __init__(self, link: Link, name: str, held: AbstractContextManager[object] | None = None) -> None:
+        """``held``: what to give back on closing, such as the lock."""
+        self.name = name
+        self.before = ""
+        self._link = link
+        self._held = held
+        self._drain = _Drain(link)
+        self._secrets: list[str] = []
+        self._closed = False
+
+    def expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
+        """Wait for a regular expression in what was not matched before; ``before`` is then the text up to it.
+
+        A match is at most 64 KiB long, and ``timeout`` in seconds.
+        Raises :class:`WaitTimeout` with the last lines, :class:`Failed` if the console is gone.
+        """
+        shown = pattern if isinstance(pattern, str) else pattern.pattern
+        start = time.monotonic()
+        try:
+            self._drain.expect(pattern, timeout=timeout)
+        except pexpect.TIMEOUT as problem:
+            spent = time.monotonic() - start
+            raise WaitTimeout(
+                f"{self.name}: no {shown!r} on the console within {spent:.1f} s; {self._said()}"
+            ) from problem
+        except pexpect.EOF as problem:
+            raise Failed(f"{self.name}: the console was closed before {shown!r} was seen; {self._said()}") from problem
+        self.before = self._drain.before or ""
+        match = self._drain.match
+        assert isinstance(match, re.Match)
+        return match
+
+    def send(self, text: str, *, secret: bool = False) -> None:
+        """Type ``text``; a ``secret`` is not shown in any message, even where the guest echoes it.
+
+        Raises :class:`WaitTimeout` if the guest reads nothing for 10 s, :class:`Failed` if the console is gone.
+        """
+        if secret and text.strip():
+            self._secrets.append(text.strip())
+        data = text.encode()
+        deadline = Deadline(SEND_LIMIT)
+        while data:
+            try:
+                sent = self._link.send(data)
+            except OSError as problem:
+                raise Failed(f"{self.name}: the console was closed; {self._said()}") from problem
+            data = data[sent:]
+            if sent:
+                deadline = Deadline(SEND_LIMIT)
+            elif deadline.expired:
+                raise WaitTimeout(f"{self.name}: the guest read no input for {SEND_LIMIT:.0f} s; {self._said()}")
+            else:
+                ready(self._link.fileno(), select.POLLOUT, POLL)
+
+    def sendline(self, text: str = "", *, secret: bool = False) -> None:
+        """Type ``text`` and the Enter key, which is a carriage return; raises as :meth:`send`."""
+        self.send(f"{text}\r", secret=secret)
+
+    def close(self) -> None:
+        """Give the console back; doing so twice is the same as once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._drain.close()
+        finally:
+            if self._held:
+                self._held.__exit__(None, None, None)
+
+    def _said(self) -> str:
+        said = " | ".join(self._drain.last_lines())
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        return f"last seen: {said}" if said else "nothing was seen"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_console(socket_path: Path, *, name: str) -> Console:
+    """The console of the VM ``name``, for a program; raises as :func:`attach`."""
+    with ExitStack() as stack:
+        link = stack.enter_context(connected(socket_path, name))
+        return Console(link, name, held=stack.pop_all())
+
+
+def open_port(url: str, baud: int = 115200) -> Console:
+    """The serial port of a device, for a program: a device file, or any URL that pyserial knows; ``baud`` in bit/s.
+
+    Raises :class:`InUse` if another program has locked it, :class:`HostNotReady` if it can't be opened,
+    :class:`SpecError` if the URL cannot be meant.
+    """
+    return Console(open_link(url, baud), url)

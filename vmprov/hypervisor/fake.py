@@ -1,0 +1,486 @@
+"""A hypervisor in memory (or in one JSON file), for tests and for trying things out without any machine.
+
+It takes the XML that libvirt takes and refuses what libvirt refuses: names, bridges and subnets in use, machines
+whose network or disk is not there. A machine that starts "boots": each console log that its definition names
+gets a short transcript, up to a login prompt. Any call can be told to fail or to be slow:
+
+>>> fake = FakeHypervisor()
+>>> fake.fail("create_volume", LibvirtFailed("the disk is full"))
+>>> fake.create_volume("default", "disk", size=2**30)
+Traceback (most recent call last):
+...
+vmprov.errors.LibvirtFailed: the disk is full
+>>> fake.create_volume("default", "disk", size=2**30).path
+'/fake/default/disk'
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
+from vmprov.hypervisor import Domain, DomainState, Network, Node, Pool, Volume
+from vmprov.hypervisor.marks import (
+    find_mark,
+    interface_networks,
+    parse_definition,
+    read_network,
+    refuse_taken,
+)
+from vmprov.locks import exclusive
+from vmprov.waiting import Cancel, Deadline
+
+CPUS = 64
+MEMORY = 256 * 1024**3
+POOL_CAPACITY = 1024**4
+_LOCK_LIMIT = 60.0
+# What an empty qcow2 file takes.
+_EMPTY_VOLUME = 196 * 1024
+
+BOOT_TRANSCRIPT = """\
+SeaBIOS (version 1.16.2-fake)\r
+Booting from Hard Disk...\r
+GRUB loading.\r
+Welcome to GRUB!\r
+[    0.000000] Linux version 6.1.0-fake (fake@vmprov) #1 SMP\r
+[    0.000000] Command line: console=ttyS0\r
+[    1.234567] Run /sbin/init as init process\r
+\r
+Fake GNU/Linux 1 {name} ttyS0\r
+\r
+{name} login: """
+
+_UNITS = {"b": 1, "bytes": 1, "KiB": 1024, "k": 1024, "MiB": 1024**2, "M": 1024**2, "GiB": 1024**3, "G": 1024**3}
+
+
+@dataclass
+class _World:
+    """Everything that exists; only JSON types, so that it can be written down as it is."""
+
+    # name -> {"xml", "state"}
+    domains: dict[str, dict[str, str]] = field(default_factory=dict)
+    # name -> {"xml", "leases": {MAC: address}}
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # name -> {"path", "volumes": {name: {"capacity", "allocation"}}}
+    pools: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"default": {"path": "/fake/default", "volumes": {}}}
+    )
+
+
+@dataclass
+class _Fault:
+    method: str
+    error: VmprovError
+    times: int
+    when: Callable[..., bool]
+
+
+class FakeHypervisor:
+    """See the module. With a ``path``, every process that names the same file sees the same world."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.boot_transcript = BOOT_TRANSCRIPT
+        self._path = path
+        self._lock = threading.Lock()
+        self._memory = _World()
+        self._faults: list[_Fault] = []
+        self._delays: dict[str, float] = {}
+
+    # faults
+
+    def fail(
+        self, method: str, error: VmprovError, *, times: int = 1, when: Callable[..., bool] = lambda *_: True
+    ) -> None:
+        """Let the next ``times`` calls of ``method`` for which ``when(*arguments)`` is true raise ``error``.
+
+        >>> fake = FakeHypervisor()
+        >>> fake.fail("remove_volume", LibvirtFailed("busy"), when=lambda pool, name: name == "a")
+        >>> fake.remove_volume("default", "b")
+        False
+        >>> fake.remove_volume("default", "a")
+        Traceback (most recent call last):
+        ...
+        vmprov.errors.LibvirtFailed: busy
+        """
+        with self._lock:
+            self._faults.append(_Fault(method, error, times, when))
+
+    def delay(self, method: str, seconds: float) -> None:
+        """Let every call of ``method`` take so long.
+
+        >>> fake = FakeHypervisor()
+        >>> fake.delay("networks", 0.01)
+        >>> fake.networks()
+        []
+        """
+        with self._lock:
+            self._delays[method] = seconds
+
+    def _enter(self, method: str, *arguments: object) -> None:
+        """What every call begins with: being late, or failing, if so ordered."""
+        with self._lock:
+            seconds = self._delays.get(method, 0.0)
+        if seconds:
+            Cancel().sleep(seconds)
+        with self._lock:
+            for fault in self._faults:
+                if fault.method == method and fault.times > 0 and fault.when(*arguments):
+                    fault.times -= 1
+                    raise fault.error
+
+    # the world
+
+    @contextmanager
+    def _world(self) -> Iterator[_World]:
+        """The world, for one call that reads and perhaps changes it; nothing is kept if the call fails."""
+        path = self._path
+        between_processes = (
+            nullcontext()
+            if path is None
+            else exclusive(path.with_name(f"{path.name}.lock"), Deadline(_LOCK_LIMIT), f"the fake host {path}")
+        )
+        with self._lock, between_processes:
+            before = json.dumps(asdict(self._memory)) if path is None else _read(path)
+            world = _World(**json.loads(before)) if before else _World()
+            yield world
+            after = json.dumps(asdict(world))
+            if path is None:
+                self._memory = world
+            elif after != before:
+                _write(path, after)
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    def node(self) -> Node:
+        """A large machine, whose memory running domains use up."""
+        self._enter("node")
+        with self._world() as world:
+            used = sum(_memory(_definition(domain)) for domain in world.domains.values() if _active(domain))
+        return Node(CPUS, MEMORY, max(0, MEMORY - used), "9.0.0", "7.2.0")
+
+    # domains
+
+    def domains(self) -> list[Domain]:
+        """All domains."""
+        self._enter("domains")
+        with self._world() as world:
+            return [_read_domain(domain) for domain in world.domains.values()]
+
+    def domain(self, name: str) -> Domain:
+        """One domain, or one that is ``MISSING``."""
+        self._enter("domain", name)
+        with self._world() as world:
+            if name not in world.domains:
+                return Domain(name, "", DomainState.MISSING, None)
+            return _read_domain(world.domains[name])
+
+    def domain_xml(self, name: str) -> str:
+        """The definition as it was given, with its uuid."""
+        self._enter("domain_xml", name)
+        with self._world() as world:
+            return _domain(world, name, "read the definition of")["xml"]
+
+    def define_domain(self, xml: str) -> Domain:
+        """Define, or redefine a domain that has the name and the uuid."""
+        self._enter("define_domain", xml)
+        definition = parse_definition(xml, "domain")
+        name = definition.findtext("name", "")
+        if definition.find("memory") is None or definition.find("os/type") is None:
+            raise LibvirtFailed(f"could not define domain {name}: memory or os type missing")
+        if definition.find("uuid") is None:
+            ET.SubElement(definition, "uuid").text = str(uuid.uuid4())
+        with self._world() as world:
+            state = DomainState.STOPPED
+            if name in world.domains:
+                existing = _read_domain(world.domains[name])
+                if existing.uuid != definition.findtext("uuid"):
+                    raise LibvirtFailed(f"could not define domain {name}: it already exists with uuid {existing.uuid}")
+                state = existing.state
+            domain = {"xml": ET.tostring(definition, encoding="unicode"), "state": state.value}
+            world.domains[name] = domain
+            return _read_domain(domain)
+
+    def start_domain(self, name: str) -> None:
+        """Power on: interfaces get their addresses, console logs a boot transcript."""
+        self._enter("start_domain", name)
+        with self._world() as world:
+            domain = _domain(world, name, "start")
+            if _active(domain):
+                return
+            definition = _definition(domain)
+            _check_disks(world, definition, name)
+            for mac, network in interface_networks(definition).items():
+                if network not in world.networks:
+                    raise LibvirtFailed(f"could not start domain {name}: there is no network {network!r}")
+                _lease(world.networks[network], mac)
+            domain["state"] = DomainState.RUNNING
+            self._boot(definition)
+
+    def shutdown_domain(self, name: str) -> None:
+        """Stop at once: a fake guest obeys."""
+        self._enter("shutdown_domain", name)
+        with self._world() as world:
+            _domain(world, name, "shut down")["state"] = DomainState.STOPPED
+
+    def reboot_domain(self, name: str) -> None:
+        """Boot again."""
+        self._enter("reboot_domain", name)
+        self._boot_again(name, "reboot")
+
+    def reset_domain(self, name: str) -> None:
+        """Boot again."""
+        self._enter("reset_domain", name)
+        self._boot_again(name, "reset")
+
+    def _boot_again(self, name: str, doing: str) -> None:
+        with self._world() as world:
+            domain = _domain(world, name, doing)
+            if not _active(domain):
+                raise LibvirtFailed(f"could not {doing} domain {name}: domain is not running")
+            self._boot(_definition(domain))
+
+    def _boot(self, definition: ET.Element) -> None:
+        mark = find_mark(definition)
+        name = mark.vm if mark and mark.vm else definition.findtext("name", "")
+        for log in definition.findall("devices/serial/log"):
+            with Path(log.get("file", "")).open("ab") as file:
+                file.write(self.boot_transcript.replace("{name}", name).encode())
+
+    def power_off_domain(self, name: str) -> None:
+        """Pull the plug."""
+        self._enter("power_off_domain", name)
+        with self._world() as world:
+            if name in world.domains:
+                world.domains[name]["state"] = DomainState.STOPPED
+
+    def remove_domain(self, name: str) -> bool:
+        """Power off and undefine."""
+        self._enter("remove_domain", name)
+        with self._world() as world:
+            return world.domains.pop(name, None) is not None
+
+    def domain_addresses(self, name: str, mac: str) -> list[str]:
+        """What the interface's network leased to it."""
+        self._enter("domain_addresses", name, mac)
+        with self._world() as world:
+            if name not in world.domains:
+                return []
+            network = interface_networks(_definition(world.domains[name])).get(mac.lower(), "")
+            leases = world.networks.get(network, {"leases": {}})["leases"]
+            return [leases[mac.lower()]] if mac.lower() in leases else []
+
+    def domain_at(self, address: str) -> Domain | None:
+        """The running domain that has this address, or ``None``; only a fake can tell."""
+        with self._world() as world:
+            for domain in filter(_active, world.domains.values()):
+                for mac, network in interface_networks(_definition(domain)).items():
+                    if world.networks.get(network, {"leases": {}})["leases"].get(mac) == address:
+                        return _read_domain(domain)
+        return None
+
+    # networks
+
+    def networks(self) -> list[Network]:
+        """All networks; they are always active."""
+        self._enter("networks")
+        with self._world() as world:
+            return [_read_network(network) for network in world.networks.values()]
+
+    def create_network(self, xml: str) -> Network:
+        """Define and start."""
+        self._enter("create_network", xml)
+        definition = parse_definition(xml, "network")
+        wanted = read_network(definition, active=True)
+        with self._world() as world:
+            refuse_taken(wanted, (_read_network(network) for network in world.networks.values()))
+            if definition.find("uuid") is None:
+                ET.SubElement(definition, "uuid").text = str(uuid.uuid4())
+            world.networks[wanted.name] = {"xml": ET.tostring(definition, encoding="unicode"), "leases": {}}
+            return wanted
+
+    def remove_network(self, name: str) -> bool:
+        """Stop and undefine."""
+        self._enter("remove_network", name)
+        with self._world() as world:
+            return world.networks.pop(name, None) is not None
+
+    # storage
+
+    def pool(self, name: str) -> Pool:
+        """A pool."""
+        self._enter("pool", name)
+        with self._world() as world:
+            return _read_pool(name, _pool(world, name))
+
+    def create_pool(self, name: str, path: str) -> Pool:
+        """Make sure that a pool exists."""
+        self._enter("create_pool", name, path)
+        with self._world() as world:
+            pool = world.pools.setdefault(name, {"path": path, "volumes": {}})
+            if pool["path"] != path:
+                raise NameTaken(f"there is a pool called {name!r} already, in {pool['path']} instead of {path}")
+            return _read_pool(name, pool)
+
+    def volumes(self, pool: str) -> list[Volume]:
+        """All volumes of a pool."""
+        self._enter("volumes", pool)
+        with self._world() as world:
+            there = _pool(world, pool)
+            return [_read_volume(there, name) for name in there["volumes"]]
+
+    def volume(self, pool: str, name: str) -> Volume | None:
+        """One volume, or ``None``."""
+        self._enter("volume", pool, name)
+        with self._world() as world:
+            there = _pool(world, pool)
+            return _read_volume(there, name) if name in there["volumes"] else None
+
+    def create_volume(self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = "") -> Volume:
+        """Make an empty volume or an overlay."""
+        self._enter("create_volume", pool, name)
+        with self._world() as world:
+            if backing and backing not in _volume_paths(world):
+                raise LibvirtFailed(f"could not create volume {name} in pool {pool}: there is no {backing}")
+            allocation = 0 if format == "raw" else _EMPTY_VOLUME
+            return _add_volume(world, pool, name, capacity=size, allocation=allocation)
+
+    def upload_volume(self, pool: str, name: str, source: Path, *, format: str, capacity: int) -> Volume:
+        """Make a volume as large as a file; the contents are read, so that errors show, but not kept."""
+        self._enter("upload_volume", pool, name, source)
+        with self._world() as world:
+            try:
+                length = len(source.read_bytes())
+            except OSError as problem:
+                raise Failed(f"could not read {source}: {problem.strerror}") from problem
+            size = max(capacity, length) if format == "raw" else capacity
+            return _add_volume(world, pool, name, capacity=size, allocation=length)
+
+    def remove_volume(self, pool: str, name: str) -> bool:
+        """Delete a volume."""
+        self._enter("remove_volume", pool, name)
+        with self._world() as world:
+            there = world.pools.get(pool, {"volumes": {}})
+            return there["volumes"].pop(name, None) is not None
+
+
+# the file
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: Path, contents: str) -> None:
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_text(contents, encoding="utf-8")
+    draft.replace(path)
+
+
+# domains
+
+
+def _domain(world: _World, name: str, doing: str) -> dict[str, str]:
+    if name not in world.domains:
+        raise LibvirtFailed(f"could not {doing} domain {name}: there is no domain of that name")
+    return world.domains[name]
+
+
+def _definition(thing: dict[str, str]) -> ET.Element:
+    return ET.fromstring(thing["xml"])
+
+
+def _active(domain: dict[str, str]) -> bool:
+    return domain["state"] == DomainState.RUNNING
+
+
+def _read_domain(domain: dict[str, str]) -> Domain:
+    definition = _definition(domain)
+    return Domain(
+        name=definition.findtext("name", ""),
+        uuid=definition.findtext("uuid", ""),
+        state=DomainState(domain["state"]),
+        mark=find_mark(definition),
+    )
+
+
+def _memory(definition: ET.Element) -> int:
+    memory = definition.find("memory")
+    if memory is None:
+        return 0
+    return int(memory.text or 0) * _UNITS.get(memory.get("unit", "KiB"), 1024)
+
+
+def _check_disks(world: _World, definition: ET.Element, name: str) -> None:
+    there = _volume_paths(world)
+    for source in definition.findall("devices/disk/source[@file]"):
+        if source.get("file") not in there:
+            raise LibvirtFailed(f"could not start domain {name}: there is no {source.get('file')}")
+
+
+# networks
+
+
+def _read_network(network: dict[str, Any]) -> Network:
+    return read_network(_definition(network), active=True)
+
+
+def _lease(network: dict[str, Any], mac: str) -> None:
+    """Give the interface the address reserved for it, or else the first free one; none without DHCP."""
+    definition, leases = _definition(network), network["leases"]
+    for host in definition.findall("ip/dhcp/host"):
+        if host.get("mac", "").lower() == mac:
+            leases[mac] = host.get("ip")
+            return
+    reserved = {host.get("ip") for host in definition.findall("ip/dhcp/host")}
+    for dhcp_range in definition.findall("ip/dhcp/range"):
+        first, last = (int(IPv4Address(dhcp_range.get(end, ""))) for end in ("start", "end"))
+        taken = {*reserved, *(address for holder, address in leases.items() if holder != mac)}
+        free = (str(IPv4Address(number)) for number in range(first, last + 1))
+        address = leases.get(mac) or next((address for address in free if address not in taken), None)
+        if address is not None:
+            leases[mac] = address
+            return
+
+
+# storage
+
+
+def _pool(world: _World, name: str) -> dict[str, Any]:
+    if name not in world.pools:
+        raise HostNotReady(f"the host has no storage pool called {name!r}")
+    return world.pools[name]
+
+
+def _read_pool(name: str, pool: dict[str, Any]) -> Pool:
+    used = sum(volume["allocation"] for volume in pool["volumes"].values())
+    return Pool(name, pool["path"], POOL_CAPACITY, POOL_CAPACITY - used)
+
+
+def _read_volume(pool: dict[str, Any], name: str) -> Volume:
+    volume = pool["volumes"][name]
+    return Volume(name, f"{pool['path']}/{name}", volume["capacity"], volume["allocation"])
+
+
+def _volume_paths(world: _World) -> set[str]:
+    return {f"{pool['path']}/{name}" for pool in world.pools.values() for name in pool["volumes"]}
+
+
+def _add_volume(world: _World, pool: str, name: str, *, capacity: int, allocation: int) -> Volume:
+    there = _pool(world, pool)
+    if name in there["volumes"]:
+        raise NameTaken(f"there is a volume called {name!r} in pool {pool} already")
+    there["volumes"][name] = {"capacity": capacity, "allocation": allocation}
+    return _read_volume(there, name)
