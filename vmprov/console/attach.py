@@ -28,6 +28,8 @@ _CTRL_C = b"\x03"
 _BLOCK = 16 * 1024
 # Bytes kept for a terminal that does not take them.
 _MOST_KEPT = 4 * 1024 * 1024
+# Bytes up to which small pieces are put together.
+_PIECE = 1024
 # Bytes kept for a guest that does not read.
 _MOST_UNSENT = 64 * 1024
 # Seconds for which a slow terminal may still print what was received before the end.
@@ -120,7 +122,11 @@ class _Screen:
 
     def put(self, data: bytes) -> None:
         with self._change:
-            self._kept.append(data)
+            # Guests print a few bytes at a time; four million pieces of one byte would weigh far more than that.
+            if self._kept and len(self._kept[-1]) < _PIECE:
+                self._kept[-1] += data
+            else:
+                self._kept.append(data)
             self._size += len(data)
             while self._size > _MOST_KEPT:
                 oldest = self._kept.popleft()

@@ -110,9 +110,11 @@ class SocketLink:
         self._stream = stream
 
     def fileno(self) -> int:
+        """See :meth:`Link.fileno`."""
         return self._stream.fileno()
 
     def receive(self, timeout: float) -> bytes | None:
+        """See :meth:`Link.receive`."""
         if not ready(self._stream.fileno(), select.POLLIN, timeout):
             return None
         try:
@@ -123,12 +125,14 @@ class SocketLink:
             return b""
 
     def send(self, data: bytes) -> int:
+        """See :meth:`Link.send`."""
         try:
             return self._stream.send(data)
         except BlockingIOError:
             return 0
 
     def close(self) -> None:
+        """See :meth:`Link.close`."""
         self._stream.close()
 
 
@@ -139,16 +143,19 @@ class LogLink:
         self._tail = tail
 
     def fileno(self) -> int:
+        """See :meth:`Link.fileno`."""
         return -1
 
     def receive(self, timeout: float) -> bytes | None:  # noqa: ARG002 - a file never makes anybody wait
+        """See :meth:`Link.receive`."""
         return self._tail.read(_BLOCK) or None
 
     def send(self, data: bytes) -> int:
+        """See :meth:`Link.send`."""
         return len(data)
 
     def close(self) -> None:
-        pass
+        """See :meth:`Link.close`."""
 
 
 def ready(fd: int, event: int, timeout: float) -> bool:
@@ -195,7 +202,7 @@ def connected(socket_path: Path, name: str) -> Iterator[SocketLink]:
 class PortLink:
     """A serial port of this machine, or whatever else pyserial can open."""
 
-    def __init__(self, port: serial.SerialBase) -> None:
+    def __init__(self, port: serial.Serial) -> None:
         self._port = port
 
     def fileno(self) -> int:
@@ -224,7 +231,7 @@ class PortLink:
         return len(data[:_PORT_BLOCK])
 
     def close(self) -> None:
-        """Give the port back."""
+        """See :meth:`Link.close`."""
         self._port.close()
 
 

@@ -25,6 +25,8 @@ from vmprov.waiting import Deadline
 _MOST_KEPT = 4 * 1024 * 1024
 # Characters handed over in one go; what pexpect gets at once must fit into the window below.
 _BLOCK = 16 * 1024
+# Characters up to which small pieces are put together.
+_PIECE = 1024
 # Characters at the end of the output within which a pattern must fit.
 _PATTERN_WINDOW = 64 * 1024
 _LAST_LINES = 5
@@ -72,8 +74,11 @@ class _Drain(_Spawn):
                 self._change.notify()
 
     def _keep(self, text: str) -> None:
-        for start in range(0, len(text), _BLOCK):
-            self._kept.append(text[start : start + _BLOCK])
+        # Guests print a few bytes at a time; four million pieces of one character would weigh far more than that.
+        if self._kept and len(self._kept[-1]) + len(text) <= _PIECE:
+            self._kept[-1] += text
+        else:
+            self._kept.extend(text[start : start + _BLOCK] for start in range(0, len(text), _BLOCK))
         self._size += len(text)
         while self._size > _MOST_KEPT:
             self._size -= len(self._kept.popleft())

@@ -29,12 +29,15 @@ _PROMPT_WINDOW = 16 * 1024
 # What others write to the console behind a prompt, or into the middle of it: the kernel, systemd's status lines.
 # Each takes its line end with it, so that what it tore apart is whole again.
 _INTRUDER = re.compile(
-    r"""\[(?:\ *\d+\.\d+\](?:\[[^\]\n]*\])? | (?:\ {2}OK\ {2}|FAILED|DEPEND|\ INFO\ |[ *]{6})\]) [^\n]*(?:\n|\Z)""",
+    r"""\[(?:
+        \ *[\d.]*\Z
+      | (?:\ *\d+\.\d+\](?:\[[^\]\n]*\])? | (?:\ {2}OK\ {2}|FAILED|DEPEND|\ INFO\ |[ *]{6})\]) [^\n]*(?:\n|\Z)
+    )""",
     re.VERBOSE,
 )
 # cloud-init's farewell, which arrives after the prompt on most cloud images.
 _FAREWELL = re.compile(
-    r"^(?:<\d+>|ci-info:|-----(?:BEGIN|END) SSH|(?:ssh|ecdsa)-\S+ AAAA)[^\n]*(?:\n|\Z)", re.MULTILINE
+    r"(?:^|(?<= login: ))(?:<\d+>|ci-info:|-----(?:BEGIN|END) SSH|(?:ssh|ecdsa)-\S+ AAAA)[^\n]*(?:\n|\Z)", re.MULTILINE
 )
 _LOGIN_PROMPT = re.compile(r"\S+ login: ?")
 _PANIC = "Kernel panic - not syncing"
@@ -178,7 +181,7 @@ def follow(
 ) -> Iterator[LogLine]:
     """The lines of several VMs' logs, merged in order of arrival, until cancelled; then returns.
 
-    ``sources``: VM -> log file; a function that returns that is asked again twice a second, so that VMs may come and go.
+    ``sources``: VM -> log file; a function that returns that is asked twice a second, so that VMs may come and go.
     ``interval``: seconds between two looks at the files.
     ``history``: begin so many lines before the present end of each file; ``None``: with the first line.
     A file that comes later is told from its beginning. What the files held when ``cancel`` was set is still told.

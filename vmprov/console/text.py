@@ -27,7 +27,7 @@ _ESCAPE = re.compile(
 _UNFINISHED = re.compile(
     r"""\x1b(?:
         \[ [0-?]*[ -/]*
-      | [\]PX^_] [^\x00-\x1f\x7f]* \x1b?
+      | (?! \] (?:P[0-9A-Fa-f]{7} | R)) [\]PX^_] [^\x00-\x1f\x7f]* \x1b?
       | [ -/]*
     )\Z""",
     re.VERBOSE,
@@ -123,6 +123,7 @@ class _Row:
             return
         if self._returned:  # a repaint replaces the whole line, however short it is
             self._parts, self._width = [], 0
+            self._backed = False
         if self._cursor == self._width:
             self._parts.append(text)
         else:
@@ -131,7 +132,7 @@ class _Row:
             self._parts = [shown[: self._cursor] + text + shown[end:]]
         self._cursor += len(text)
         self._width = max(self._width, self._cursor)
-        self._returned = self._backed = False
+        self._returned = False
 
     @property
     def width(self) -> int:

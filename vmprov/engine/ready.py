@@ -50,6 +50,7 @@ class _Waiter:
         self._user = user
         self._log_offset = log_offset
         self._state_check = Deadline(0)
+        self._prober: ssh.Prober | None = None
         self.address = vm.address
         self.why = ""
         self.awaited = "login prompt on serial" if vm.login == "console" else "SSH answer with the lab's key"
@@ -66,19 +67,20 @@ class _Waiter:
                 self.why = "no DHCP lease yet"
                 return False
             self.address = known[0]
-        probe = ssh.answers(
-            self._ctx.host,
-            ssh.Login(
-                address=self.address,
-                user=self._user,
-                key=self._ctx.home.key(self._vm.lab),
-                known_hosts=self._ctx.home.known_hosts(self._vm.lab),
-                alias=self._vm.name,
-            ),
-            self._ctx.runner,
-        )
+        self._prober = self._prober or self._make_prober()
+        probe = self._prober.probe()
         self.why = probe.why
         return probe.ok
+
+    def _make_prober(self) -> ssh.Prober:
+        login = ssh.Login(
+            address=self.address,
+            user=self._user,
+            key=self._ctx.home.key(self._vm.lab),
+            known_hosts=self._ctx.home.known_hosts(self._vm.lab),
+            alias=self._vm.name,
+        )
+        return ssh.Prober(self._ctx.host, login, self._ctx.runner)
 
     def _check_alive(self) -> None:
         if not self._state_check.expired:

@@ -15,6 +15,7 @@ from vmprov.engine.context import Context
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.locks import exclusive
+from vmprov.ssh import forget_host
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Deadline
 
@@ -41,6 +42,7 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         socket = ctx.home.console_socket(vm.id, port)
         socket.unlink(missing_ok=True)
         socket.with_name(socket.name + ".lock").unlink(missing_ok=True)
+    forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")

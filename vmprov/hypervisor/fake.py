@@ -47,6 +47,7 @@ _LOCK_LIMIT = 60.0
 _EMPTY_VOLUME = 196 * 1024
 
 BOOT_TRANSCRIPT = """\
+\r
 SeaBIOS (version 1.16.2-fake)\r
 Booting from Hard Disk...\r
 GRUB loading.\r
@@ -85,7 +86,11 @@ class _Fault:
 
 
 class FakeHypervisor:
-    """See the module. With a ``path``, every process that names the same file sees the same world."""
+    """See the module. With a ``path``, every process that names the same file sees the same world.
+
+    ``boot_transcript`` is what a booting machine prints (``{name}`` stands for its name); without its login prompt,
+    machines hang.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.boot_transcript = BOOT_TRANSCRIPT
@@ -252,9 +257,12 @@ class FakeHypervisor:
     def _boot(self, definition: ET.Element) -> None:
         mark = find_mark(definition)
         name = mark.vm if mark and mark.vm else definition.findtext("name", "")
-        for log in definition.findall("devices/serial/log"):
-            with Path(log.get("file", "")).open("ab") as file:
-                file.write(self.boot_transcript.replace("{name}", name).encode())
+        try:
+            for log in definition.findall("devices/serial/log"):
+                with Path(log.get("file", "")).open("ab") as file:
+                    file.write(self.boot_transcript.replace("{name}", name).encode())
+        except OSError as problem:
+            raise LibvirtFailed(f"could not open the console log of domain {name}: {problem}") from problem
 
     def power_off_domain(self, name: str) -> None:
         """Pull the plug."""
