@@ -156,11 +156,8 @@ def test_closing_twice_is_the_same_as_once(hypervisor: Hypervisor) -> None:
 # domains
 
 
-def test_a_domain_that_does_not_exist_is_missing(hypervisor: Hypervisor, own: Names) -> None:
+def test_a_domain_that_does_not_exist_is_missing_and_has_no_addresses(hypervisor: Hypervisor, own: Names) -> None:
     assert hypervisor.domain(own("a")) == Domain(own("a"), "", DomainState.MISSING, None)
-
-
-def test_a_domain_that_does_not_exist_has_no_addresses(hypervisor: Hypervisor, own: Names) -> None:
     assert hypervisor.domain_addresses(own("a"), own.mac) == []
 
 

@@ -22,7 +22,7 @@ from vmprov.views import CreateResult
 @click.option("--driver", default="vagrant", show_default=True, help="How domains are made: vagrant or fake.")
 @host_option
 @click.option("--network", default="per-vm", show_default=True, metavar="per-vm|shared|isolated|NAME",
-              help="A network per machine, one per lab, one per lab without a way out, or an existing one.")  # fmt: skip
+              help="A network per machine, one per lab, one without a way out, or an existing one.")  # fmt: skip
 @click.option("--cpus", type=int, default=1, show_default=True, help="Virtual CPUs of each.")
 @click.option("--memory", default="1GiB", show_default=True, metavar="SIZE", help="Memory of each.")
 @click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
