@@ -95,6 +95,10 @@ NAMES = ("vagrant", "fake")
 
 def open_driver(name: str, host: Host, home: Home, settings: Settings, installation: str) -> Driver:
     """The driver of that name for a host; raises :class:`vmprov.errors.SpecError` for an unknown one."""
+    if name in NAMES and (name == "fake") != host.name.startswith("fake:"):
+        raise SpecError(
+            f"driver {name} does not work on host {host.name}", hint="driver fake goes with host fake: and only with it"
+        )
     if name == "vagrant":
         from vmprov.drivers.vagrant import VagrantDriver
 

@@ -12,6 +12,7 @@ from vmprov.waiting import Deadline, wait_until
 
 # An ACPI press can come before the guest listens; pressing again is harmless.
 _PRESS_INTERVAL = 5.0
+_OFF = (DomainState.STOPPED, DomainState.CRASHED, DomainState.MISSING)
 
 
 def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, wait: bool) -> None:
@@ -38,7 +39,7 @@ def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None
 
     def stopped() -> bool:
         nonlocal pressed
-        if ctx.hypervisor.domain(vm.domain).state in (DomainState.STOPPED, DomainState.MISSING):
+        if ctx.hypervisor.domain(vm.domain).state in _OFF:
             return True
         if pressed.expired:
             ctx.hypervisor.shutdown_domain(vm.domain)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from vmprov.addressing import parse_routes
 from vmprov.containers import recipes
-from vmprov.containers.engine import ContainerSpec, Engine, Mount
-from vmprov.errors import HostNotReady, VmprovError
+from vmprov.containers.engine import ContainerSpec, Mount
+from vmprov.errors import HostNotReady
 from vmprov.events import Events
-from vmprov.hosts import Acceleration, RunnerPlace, acceleration
+from vmprov.hosts import RunnerPlace, acceleration
+from vmprov.hosts.local import LocalHost
 from vmprov.hypervisor import Hypervisor
 from vmprov.locks import exclusive
 from vmprov.paths import Home
@@ -26,45 +27,24 @@ _START_LIMIT = 60.0
 _ROUTES_LIMIT = 15.0
 
 
-class EmbeddedHost:
+class EmbeddedHost(LocalHost):
     """See the module; one per state directory."""
 
-    name = "embedded"
-    slug = "embedded"
-
     def __init__(self, home: Home, settings: Settings, installation: str) -> None:
-        self._home = home
-        self.pool = settings.pool
-        self._installation = installation
-        self._engine = Engine()
-        self._connection: Hypervisor | None = None
-        self._acceleration: Acceleration | None = None
+        self._sockets = home.run / "embedded" / "libvirt"
+        super().__init__(
+            name="embedded",
+            slug="embedded",
+            pool=settings.pool,
+            uri=f"qemu+unix:///system?socket={self._sockets / 'libvirt-sock'}",
+            home=home,
+            installation=installation,
+        )
 
     @property
     def container(self) -> str:
         """The container's name."""
         return f"vmprov-host-{self._installation}"
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What marks the containers of this host as ours."""
-        return {"vmprov.installation": self._installation, "vmprov.host": self.slug}
-
-    @property
-    def _sockets(self) -> Path:
-        return self._home.run / self.slug / "libvirt"
-
-    @property
-    def _uri(self) -> str:
-        return f"qemu+unix:///system?socket={self._sockets / 'libvirt-sock'}"
-
-    def is_up(self) -> bool:
-        """Whether libvirt answers in the container now."""
-        try:
-            self.hypervisor()
-        except HostNotReady:
-            return False
-        return True
 
     def up(self, events: Events) -> None:
         """Start the container unless libvirt answers already."""
@@ -85,7 +65,7 @@ class EmbeddedHost:
         self._home.run.chmod(0o700)
         roots = {self._home.root, self._home.run}
         devices = ["/dev/net/tun:/dev/net/tun"] if Path("/dev/net/tun").exists() else []
-        if self.find_acceleration(events).kind == "kvm":
+        if self._find_acceleration(events).kind == "kvm":
             devices.append(f"{acceleration.KVM_DEVICE}:{acceleration.KVM_DEVICE}")
         self._engine.start(
             ContainerSpec(
@@ -119,39 +99,11 @@ class EmbeddedHost:
             )
         return False
 
-    def down(self) -> bool:
-        """Remove the containers of this host; its machines' definitions and disks stay."""
-        self.close()
-        containers = self._engine.find(self.labels)
-        for container in containers:
-            self._engine.remove(container.id)
-        return bool(containers)
-
     def hypervisor(self) -> Hypervisor:
-        """The libvirt connection; raises :class:`HostNotReady` while the host is down."""
-        if self._connection is None:
-            from vmprov.hypervisor.libvirt import LibvirtHypervisor
-
-            if not (self._sockets / "libvirt-sock").exists():
-                raise HostNotReady("the embedded host is not running", hint="run: vmprov host up")
-            connection = LibvirtHypervisor(self._uri)
-            try:
-                connection.node()
-            except VmprovError as problem:
-                connection.close()
-                raise HostNotReady("the embedded host is not running", hint="run: vmprov host up") from problem
-            self._connection = connection
-        return self._connection
-
-    def acceleration(self) -> Acceleration:
-        """KVM or TCG."""
-        return self.find_acceleration(Events())
-
-    def find_acceleration(self, events: Events) -> Acceleration:
-        """KVM or TCG; tells what it does meanwhile."""
-        if self._acceleration is None:
-            self._acceleration = acceleration.find_out(self._engine, self._home, events)
-        return self._acceleration
+        """The libvirt connection; raises :class:`HostNotReady` while the host was never up."""
+        if not (self._sockets / "libvirt-sock").exists():
+            raise HostNotReady("the embedded host is not running", hint="run: vmprov host up")
+        return super().hypervisor()
 
     def routes(self) -> list[IPv4Network]:
         """Subnets routed inside the container."""
@@ -181,10 +133,3 @@ class EmbeddedHost:
     def runner_place(self) -> RunnerPlace:
         """Runner containers share the network namespace, so that they reach guests."""
         return RunnerPlace(network=f"container:{self.container}", libvirt_sockets=self._sockets)
-
-    def close(self) -> None:
-        """Give back the connections to libvirt and Docker."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._engine.close()

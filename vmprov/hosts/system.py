@@ -12,67 +12,27 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vmprov.addressing import parse_routes
-from vmprov.containers.engine import Engine
-from vmprov.errors import HostNotReady
 from vmprov.events import Events
-from vmprov.hosts import Acceleration, RunnerPlace, acceleration
-from vmprov.hypervisor import Hypervisor
+from vmprov.hosts import RunnerPlace
+from vmprov.hosts.local import LocalHost
 from vmprov.paths import Home
 from vmprov.settings import Settings
 
 _DEFAULT_SOCKETS = Path("/var/run/libvirt")
 
 
-class SystemHost:
+class SystemHost(LocalHost):
     """See the module."""
 
     dialer: Path | None = None
 
     def __init__(self, uri: str, home: Home, settings: Settings, installation: str) -> None:
-        self.name = uri
-        self._installation = installation
-        self.slug = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")
-        self.pool = settings.pool
-        self._home = home
-        self._engine = Engine()
-        self._connection: Hypervisor | None = None
-        self._acceleration: Acceleration | None = None
+        slug = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")
+        super().__init__(name=uri, slug=slug, pool=settings.pool, uri=uri, home=home, installation=installation)
 
     def up(self, events: Events) -> None:  # noqa: ARG002 - it is not ours to start
         """Check that libvirt answers and has the pool."""
         self.hypervisor().pool(self.pool)
-
-    def is_up(self) -> bool:
-        """Whether libvirt answers."""
-        try:
-            self.hypervisor()
-        except HostNotReady:
-            return False
-        return True
-
-    def down(self) -> bool:
-        """Remove our runner container; libvirt itself is not ours to stop."""
-        self.close()
-        containers = self._engine.find({"vmprov.installation": self._installation, "vmprov.host": self.slug})
-        for container in containers:
-            self._engine.remove(container.id)
-        return bool(containers)
-
-    def hypervisor(self) -> Hypervisor:
-        """The libvirt connection."""
-        if self._connection is None:
-            from vmprov.hypervisor.libvirt import LibvirtHypervisor
-
-            connection = LibvirtHypervisor(self.name)
-            connection.node()
-            self._connection = connection
-        return self._connection
-
-    def acceleration(self) -> Acceleration:
-        """KVM or TCG."""
-        if self._acceleration is None:
-            self._acceleration = acceleration.find_out(self._engine, self._home, Events())
-        return self._acceleration
 
     def routes(self) -> list[IPv4Network]:
         """Subnets that this machine routes."""
@@ -86,10 +46,3 @@ class SystemHost:
         """Runner containers share this machine's network and libvirt's sockets."""
         given = parse_qs(urlsplit(self.name).query).get("socket", [""])[0]
         return RunnerPlace(network="host", libvirt_sockets=Path(given).parent if given else _DEFAULT_SOCKETS)
-
-    def close(self) -> None:
-        """Give back the connections to libvirt and Docker."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._engine.close()
