@@ -18,9 +18,9 @@ from typing import Any
 
 from vmprov import ssh
 from vmprov.containers.engine import Engine
+from vmprov.drivers import BaseImage
 from vmprov.drivers.box import ensure_box
 from vmprov.drivers.runner_container import RunnerContainer
-from vmprov.drivers import BaseImage
 from vmprov.engine.base_volume import volume_name
 from vmprov.events import Events
 from vmprov.hosts import Host

@@ -220,6 +220,15 @@ class Engine:
             except docker.errors.NotFound:
                 return ""
 
+    def incarnation(self, name: str) -> str:
+        """What changes whenever a container is made or started anew; empty where there is none."""
+        with _failing(f"look at container {name}"):
+            try:
+                shown = self._docker.api.inspect_container(name)
+            except docker.errors.NotFound:
+                return ""
+            return f"{shown['Id']} {shown['State']['StartedAt']}"
+
     def logs(self, name: str, *, tail: int = 20) -> str:
         """The last lines that a container printed; empty where there is none."""
         with _failing(f"read the log of container {name}"):

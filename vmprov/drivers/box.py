@@ -54,7 +54,7 @@ def ensure_box(vagrant_home: Path, image: BaseImage) -> Path:
 
 def _make_box(boxes: Path, box: Path, image: BaseImage) -> None:
     boxes.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".vmprov-", dir=vagrant_scratch(boxes)) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".vmprov-", dir=_scratch(boxes)) as scratch:
         staging = Path(scratch) / "libvirt"
         staging.mkdir()
         _link(image.disk, staging / "box.img")
@@ -69,7 +69,7 @@ def _make_box(boxes: Path, box: Path, image: BaseImage) -> None:
                 raise
 
 
-def vagrant_scratch(boxes: Path) -> Path:
+def _scratch(boxes: Path) -> Path:
     """Where half-made boxes lie: on the same file system, but not where Vagrant looks for boxes."""
     scratch = boxes.parent / "tmp"
     scratch.mkdir(exist_ok=True)

@@ -65,8 +65,7 @@ class RunnerContainer:
 
         Raises :class:`HostNotReady` where that is not possible.
         """
-        if self._is_usable(self._expected_place()):
-            return
+        # Under the lock even for a look: a container that runs already may not be ready yet.
         lock = self._home.lock(f"runner-{self._host.slug}")
         with exclusive(lock, Deadline(_LOCK_LIMIT), "the runner container", cancel=cancel):
             image = recipes.runner_image(self._engine, self._settings.runner_image, self._home, events)
