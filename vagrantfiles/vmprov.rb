@@ -22,8 +22,9 @@ module Vmprov
     MARK = 'urn:vmprov:1'
     ADDED = %w[devices metadata].freeze
 
-    # The domain's definition with the fragment's parts. Devices and metadata are added to what is there; of
-    # <os>, each child replaces those of its name; everything else is replaced as a whole.
+    # The domain's definition with the fragment's parts. Devices and metadata are added to what is there, except that
+    # serial ports replace the one of vagrant-libvirt; of <os>, each child replaces those of its name; everything
+    # else is replaced as a whole.
     def self.into(definition, fragment)
       domain = REXML::Document.new(definition)
       return definition if spliced?(domain)
@@ -43,7 +44,9 @@ module Vmprov
         root.add_element(part.deep_clone)
         return
       end
-      part.elements.map(&:name).uniq.each { |name| own.elements.delete_all(name) } if part.name == 'os'
+      names = part.elements.map(&:name)
+      names = names.include?('serial') ? %w[serial console] : [] unless part.name == 'os'
+      names.uniq.each { |name| own.elements.delete_all(name) }
       part.elements.each { |child| own.add_element(child.deep_clone) }
     end
     private_class_method :spliced?, :add

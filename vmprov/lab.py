@@ -125,13 +125,14 @@ class Vmprov:
         A VM that fails does not stop its siblings; it is undone unless ``request.keep_on_failure``. Raises
         :class:`vmprov.errors.SpecError` and :class:`vmprov.errors.HostNotReady` before anything is made.
         """
-        from vmprov.engine.create import Creation
+        from vmprov.engine.create import Creation, parallelism
         from vmprov.engine.records import record
 
         ctx = self._context(host, request.driver)
         ctx.host.up(self.events)
+        parallel = parallelism(ctx, request)
         batch = record(ctx, request)
-        outcomes = Creation(ctx, batch, request).run()
+        outcomes = Creation(ctx, batch, request, parallel=parallel).run()
         return CreateResult(
             lab=batch.lab,
             vms=[self._outcome_view(outcome) for outcome in outcomes],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from vmprov.errors import Interrupted, WaitTimeout
@@ -47,21 +47,30 @@ class Cancel:
     """A token that one thread sets and every wait of the operation looks at."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # threading.Event would hang for ever when a signal handler sets it while its own thread is inside wait();
+        # SimpleQueue.put is documented to be safe there.
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._set = False
 
     def set(self) -> None:
-        """Ask everything that holds this token to stop."""
-        self._event.set()
+        """Ask everything that holds this token to stop; may be called from a signal handler."""
+        self._set = True
+        self._bell.put(None)
 
     @property
     def is_set(self) -> bool:
         """Whether somebody asked to stop."""
-        return self._event.is_set()
+        return self._set
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but wake at once when cancelled; raises :class:`Interrupted`."""
-        if self._event.wait(seconds):
-            raise Interrupted("interrupted")
+        try:
+            self._bell.get(timeout=seconds)
+        except Empty:
+            return
+        # For the next sleeper.
+        self._bell.put(None)
+        raise Interrupted("interrupted")
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if somebody asked to stop."""

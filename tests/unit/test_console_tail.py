@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -264,17 +264,15 @@ class _Follower:
         self.cancel = Cancel()
         self.lines: list[LogLine] = []
         self._lines = follow(sources, cancel=self.cancel, interval=0.01, history=history)
-        self._thread = threading.Thread(target=lambda: self.lines.extend(self._keep(self._lines)))
-        self._seen: list[LogLine] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _keep(self, lines: Iterator[LogLine]) -> Iterator[LogLine]:
-        for line in lines:
-            self._seen.append(line)
-            yield line
+    def _run(self) -> None:
+        for line in self._lines:
+            self.lines.append(line)
 
     def wait_for(self, line: LogLine) -> None:
-        wait_until(lambda: line in self._seen, Deadline(5), str(line), interval=0.01)
+        wait_until(lambda: line in self.lines, Deadline(5), str(line), interval=0.01)
 
     def stop(self) -> list[LogLine]:
         self.cancel.set()
@@ -331,8 +329,9 @@ def test_vms_may_come_and_go_while_their_logs_are_followed(tmp_path: Path) -> No
     one.write_bytes(b"one is here\n")
     two.write_bytes(b"two is\nlate\n")
     sources = {"vm-1": one}
-    follower = _Follower(lambda: dict(sources), history=0)
+    follower = _Follower(lambda: dict(sources), history=1)
 
+    follower.wait_for(LogLine("vm-1", "one is here", complete=True))
     _add(one, b"ready\n")
     follower.wait_for(LogLine("vm-1", "ready", complete=True))
     sources["vm-2"] = two
@@ -341,4 +340,4 @@ def test_vms_may_come_and_go_while_their_logs_are_followed(tmp_path: Path) -> No
     del sources["vm-1"]
     follower.wait_for(LogLine("vm-1", "bye", complete=False))
 
-    assert [line.text for line in follower.stop()] == ["ready", "two is", "late", "bye"]
+    assert [line.text for line in follower.stop()] == ["one is here", "ready", "two is", "late", "bye"]

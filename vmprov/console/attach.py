@@ -27,7 +27,7 @@ ESCAPE = b"\x1d"
 _CTRL_C = b"\x03"
 _BLOCK = 16 * 1024
 # Bytes kept for a terminal that does not take them.
-_MOST_KEPT = 4 * 1024 * 1024
+_MOST_KEPT = 1024 * 1024
 # Bytes up to which small pieces are put together.
 _PIECE = 1024
 # Bytes kept for a guest that does not read.

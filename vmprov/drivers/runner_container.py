@@ -26,7 +26,7 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 _START_LIMIT = 60.0
 _LOCK_LIMIT = 1800.0
 # Runs once the image's entry point has made its user, so its existence says that the container can be used.
-_READY = "/tmp/vmprov-ready"  # noqa: S108 - in the container
+_READY = "/tmp/vmprov-ready"
 _COMMAND = ("sh", "-c", 'touch "$0" && exec sleep infinity', _READY)
 _PLACE = "vmprov.place"
 

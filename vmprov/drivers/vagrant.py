@@ -7,6 +7,7 @@ and ends its work there. Removing a domain takes no vagrant.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from vmprov.drivers.vagrant_output import Transcript
 from vmprov.errors import CommandFailed, Failed, VmprovError
 from vmprov.events import Events, Output
 from vmprov.hosts import Host
-from vmprov.hypervisor import DomainState
+from vmprov.hypervisor import Domain, DomainState
 from vmprov.locks import exclusive
 from vmprov.paths import Home
 from vmprov.render import render, template_file
@@ -35,6 +36,8 @@ _VAGRANTFILE = "vagrantfiles/Vagrantfile.j2"
 _PLUGIN = "vagrantfiles/vmprov.rb"
 _FRAGMENT = "vagrantfiles/domain-fragment.xml.j2"
 _LOCK_LIMIT = 60.0
+# A start goes on inside libvirt when the vagrant that asked for it is gone.
+_START_GRACE = 10.0
 _MIB = 1024**2
 _DRIVERS = {"kvm": "kvm", "tcg": "qemu"}
 _CPU_MODES = {"kvm": "host-passthrough", "tcg": "maximum"}
@@ -87,6 +90,7 @@ class VagrantDriver:
             self._fragment(vm).unlink(missing_ok=True)
             directory = self._home.lab(lab)
             shutil.rmtree(directory / ".vagrant" / "machines" / vm, ignore_errors=True)
+            self._machine_lock(lab, vm).unlink(missing_ok=True)
             if not directory.is_dir():
                 return
             if self._machines(lab):
@@ -104,6 +108,12 @@ class VagrantDriver:
 
     def _fragment(self, vm: str) -> Path:
         return self._home.vm(vm) / "domain-fragment.xml"
+
+    def _machine_lock(self, lab: str, vm: str) -> Path:
+        """The lock file that Vagrant leaves behind where an action on the machine failed."""
+        root = self._home.lab(lab)
+        digest = hashlib.md5(f"{root}{root}/.vagrant{vm}".encode(), usedforsecurity=False).hexdigest()
+        return self._home.vagrant_home(self._host.slug) / "data" / f"lock.machine-action-{digest}.lock"
 
     def _locked(self, lab: str) -> contextlib.AbstractContextManager[None]:
         return exclusive(self._home.lock(f"vagrantfile-{lab}"), Deadline(_LOCK_LIMIT), f"the Vagrantfile of lab {lab}")
@@ -171,19 +181,26 @@ class VagrantDriver:
                 for order in orders
             }
 
+    def _settled(self, domain: str) -> Domain:
+        """The domain once libvirt is through with starting it (until then, it shows as paused)."""
+        grace = Deadline(_START_GRACE)
+        while (found := self._host.hypervisor().domain(domain)).state is DomainState.PAUSED and not grace.expired:
+            Cancel().sleep(0.05)
+        return found
+
     def _problem(self, order: Order, transcript: Transcript) -> VmprovError | None:
         """Why the VM does not run as ordered, or nothing."""
         log = self._home.vagrant_log(order.vm)
         hypervisor = self._host.hypervisor()
-        found = hypervisor.domain(order.domain)
+        found = self._settled(order.domain)
         why = transcript.why(order.vm)
         if found.state is DomainState.MISSING or (why and found.state is not DomainState.RUNNING):
             said = why or transcript.general or "vagrant made no domain and did not say why"
             return CommandFailed(f"{order.vm} could not be made: {said}", hint=f"see {log}", output=transcript.general)
         if found.uuid != order.uuid:
             return Failed(f"{order.vm}: domain {order.domain} is not the one that was ordered")
-        if found.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            return Failed(f"{order.vm} stopped right after it was powered on", hint=f"see {order.consoles[0][1]}")
+        if found.state is not DomainState.RUNNING:
+            return Failed(f"{order.vm} was powered on and is {found.state} now", hint=f"see {order.consoles[0][1]}")
         missing = _missing(order, hypervisor.domain_xml(order.domain))
         if found.mark != order.mark:
             missing.append("our mark")
@@ -214,7 +231,6 @@ def machine_values(order: Order, *, acceleration: str, fragment: Path) -> dict[s
     """One entry of the Vagrantfile's ``machines``."""
     return {
         "vm": order.vm,
-        "domain": order.domain,
         "prefix": order.domain.removesuffix(order.vm),
         "uuid": order.uuid,
         "cpus": order.cpus,

@@ -27,7 +27,7 @@ _ENV = {
 _KEPT_LINES = 40
 
 
-class ContainerVagrant(vagrant.Vagrant):  # type: ignore[misc]
+class ContainerVagrant(vagrant.Vagrant):
     """:class:`vagrant.Vagrant` for the Vagrantfile in ``root``; every line that vagrant prints goes to ``on_line``.
 
     A command that fails raises :class:`CommandFailed`, one that is cancelled or late
@@ -37,7 +37,7 @@ class ContainerVagrant(vagrant.Vagrant):  # type: ignore[misc]
     def __init__(
         self, root: Path, container: RunnerContainer, *, on_line: OnLine, deadline: Deadline, cancel: Cancel
     ) -> None:
-        super().__init__(root=str(root), env=_ENV)
+        super().__init__(root=str(root), env=_ENV)  # type: ignore[no-untyped-call]
         self._container = container
         self._on_line = on_line
         self._deadline = deadline

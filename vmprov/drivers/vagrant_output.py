@@ -18,6 +18,8 @@ _ABOUT = re.compile(r"^(?:==>|   ) (?P<vm>[^\s:]+): (?P<text>.*)$")
 _BLOCK = re.compile(r"^An (?:unexpected )?error occurred (?:while|when) executing the action on the")
 _WHOSE = re.compile(r"'(?P<vm>[^']+)'")
 _END_OF_PREAMBLE = re.compile(r"(?:then try again|report this as a bug):$")
+# What vagrant says before it does anything.
+_ROUTINE = re.compile(r"^Bringing machine '")
 _BACKTRACE = re.compile(r"^\S+\.rb:\d+:in ")
 # What stands before libvirt's own words, and says nothing that they do not say.
 _NOISE = re.compile(
@@ -53,7 +55,7 @@ class Transcript:
             self._preamble += f" {line}"
         elif self._open is not None:
             self._open.append(line)
-        elif line:
+        elif line and not _ROUTINE.match(line):
             self._general.append(line)
         if self._preamble and _END_OF_PREAMBLE.search(self._preamble):
             whose = _WHOSE.search(self._preamble)

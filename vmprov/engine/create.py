@@ -48,18 +48,16 @@ class Outcome:
 
 
 class Creation:
-    """One run of ``create`` over recorded VMs."""
+    """One run of ``create`` over recorded VMs, ``parallel`` of them at once."""
 
-    def __init__(self, ctx: Context, batch: Batch, request: CreateRequest) -> None:
+    def __init__(self, ctx: Context, batch: Batch, request: CreateRequest, *, parallel: int) -> None:
         self._ctx = ctx
         self._batch = batch
         self._request = request
         self._outcomes: dict[str, Outcome] = {}
         self._started = time.monotonic()
-        node = ctx.hypervisor.node()
-        kvm = ctx.host.acceleration().kind == "kvm"
-        self._parallel = request.parallel or sensible_parallelism(node, memory=request.memory, kvm=kvm)
-        self._slots = threading.Semaphore(self._parallel)
+        self._parallel = parallel
+        self._slots = threading.Semaphore(parallel)
 
     def run(self) -> list[Outcome]:
         """Make every VM, whatever happens to its siblings; returns an outcome for each, in order.
@@ -165,10 +163,12 @@ class Creation:
         """Move a failed VM's logs where undoing does not reach them; the oldest of many make room."""
         source, shelf = self._ctx.home.vm(vm.name), self._ctx.home.failed
         target = shelf / f"{vm.name}-{vm.id}"
-        if not source.is_dir():
+        try:
+            shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        except OSError:
+            # There are none yet, or the disk is full: no reason not to undo.
             return source
-        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copytree(source, target, dirs_exist_ok=True)
         kept = sorted(shelf.iterdir(), key=lambda path: path.stat().st_mtime)
         for old in kept[:-_KEPT_LOGS]:
             shutil.rmtree(old, ignore_errors=True)
@@ -180,6 +180,12 @@ class Creation:
         except NotFullyUndone as left:
             for name, outcome in self._outcomes.items():
                 self._outcomes[name] = replace(outcome, state="broken", why=f"{outcome.why}; {left}")
+
+
+def parallelism(ctx: Context, request: CreateRequest) -> int:
+    """How many VMs of a request may boot at once: as asked for, else what the host's cores and memory suggest."""
+    kvm = ctx.host.acceleration().kind == "kvm"
+    return request.parallel or sensible_parallelism(ctx.hypervisor.node(), memory=request.memory, kvm=kvm)
 
 
 def _verdict(problem: VmprovError) -> str:

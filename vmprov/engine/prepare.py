@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vmprov import addressing
@@ -26,6 +28,19 @@ _SUBNET_TRIES = 8
 _LOCK_LIMIT = 300.0
 
 
+@contextmanager
+def _needing_files() -> Iterator[None]:
+    """Files that cannot be written fail the VM that needs them, like anything else that can go wrong."""
+    try:
+        yield
+    except OSError as problem:
+        raise Failed(
+            f"cannot write {problem.filename or 'a file'}: {problem.strerror or problem}",
+            hint="see that the disk is not full, and what is at that place",
+        ) from problem
+
+
+@_needing_files()
 def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
     """What the VMs of a lab share: the key pair, the base volume, and a shared network if asked for."""
     directory = ctx.home.lab(batch.lab)
@@ -38,6 +53,7 @@ def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
         base_volume.ensure(ctx, batch.image, lab=batch.lab, vms=[vm.name for vm in batch.vms])
 
 
+@_needing_files()
 def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Order:
     """Make the VM's own network and seed; returns the order for the driver."""
     directory = ctx.home.vm(vm.name)
@@ -109,7 +125,9 @@ def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
 
 
 def _subnet_of(ctx: Context, vm: VMRecord) -> str:
-    network = next(network for network in ctx.hypervisor.networks() if network.name == vm.network)
+    network = next((network for network in ctx.hypervisor.networks() if network.name == vm.network), None)
+    if network is None:
+        raise Failed(f"network {vm.network!r} is not on {ctx.host.name} any more")
     ctx.store.update_vm(vm.name, bridge=network.bridge)
     return str(network.subnets[0]) if network.subnets else ""
 

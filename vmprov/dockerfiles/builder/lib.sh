@@ -104,9 +104,10 @@ write_boot_loaders() {
     dd if="$work/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
 
     grub-mkimage -O x86_64-efi -o "$work/bootx64.efi" -c "$work/grub.cfg" -p /boot/grub part_gpt "${common[@]}"
-    mkfs.fat -n ESP --offset $((esp_start_mib * 2048)) "$disk" $((esp_mib * 1024)) >/dev/null
-    mmd -i "$disk@@${esp_start_mib}M" ::EFI ::EFI/BOOT
-    mcopy -i "$disk@@${esp_start_mib}M" "$work/bootx64.efi" ::EFI/BOOT/BOOTX64.EFI
+    mkfs.fat -C -n ESP "$work/esp" $((esp_mib << 10)) >/dev/null
+    mmd -i "$work/esp" ::EFI ::EFI/BOOT
+    mcopy -i "$work/esp" "$work/bootx64.efi" ::EFI/BOOT/BOOTX64.EFI
+    dd if="$work/esp" of="$disk" bs=1M seek="$esp_start_mib" conv=notrunc,sparse status=none
 }
 
 # finish OS SSH_USER LOGIN_PROMPT: image.json, and both files to their owner.

@@ -1,0 +1,429 @@
+"""The documentation is true: what it shows exists, what exists is shown, and what it says runs does run."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+import vmprov
+from vmprov import errors
+from vmprov.cli import app
+from vmprov.doctor import Finding
+from vmprov.images import Image
+from vmprov.views import CreateResult, DeleteResult, Failure, HostView, VMView
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+CLI = DOCS / "reference" / "cli.md"
+LIBRARY = DOCS / "reference" / "library.md"
+SETTINGS = DOCS / "reference" / "settings.md"
+# What the simulator needs where a page shows the default driver and image.
+SIMULATED = ("--driver", "fake", "--image", "")
+LIMIT = 60
+
+BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
+SPAN = re.compile(r"(?<!`)`(vmprov [^`\n]*)`(?!`)")
+OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z0-9-]*)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, with what the comment just before it says."""
+
+    page: Path
+    line: int
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def runs(self) -> bool:
+        return self.mark == "run"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found["mark"] or "", found["language"], found["text"])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def shell_lines(block: Block) -> Iterator[str]:
+    """What is typed: the lines after ``$`` of a console block, all lines of a shell block."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if block.language == "console" and line.startswith("$ "):
+            yield line[2:]
+        elif block.language in ("sh", "bash") and not line.startswith("#"):
+            yield line
+
+
+def vmprov_calls(line: str) -> Iterator[list[str]]:
+    """The argument lists of the ``vmprov`` commands in a line of shell."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.commenters = "#"
+    call: list[str] = []
+    for word in [*words, ";"]:
+        if set(word) <= set("();<>|&") and word:
+            while call and re.fullmatch(r"\w+=.*", call[0]):
+                del call[0]
+            if call and call[0].rsplit("/", 1)[-1] == "vmprov":
+                yield call[1:]
+            call = []
+        else:
+            call.append(word)
+
+
+def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command of the tree that does something itself, by the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+TREE = dict(commands())
+
+
+def options(command: click.Command) -> dict[str, click.Option]:
+    return {
+        name: option
+        for option in command.params
+        if isinstance(option, click.Option)
+        for name in (*option.opts, *option.secondary_opts)
+    }
+
+
+def refuse(words: list[str]) -> str:
+    """What click has against a command line; nothing where it would take it."""
+    command: click.Command = app
+    context: click.Context | None = None
+    name, rest = "vmprov", list(words)
+    try:
+        while isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=context, **command.context_settings)
+            given, rest, _ = command.make_parser(context).parse_args(rest)
+            if not rest:
+                return "" if {"help", "version"} & set(given) else f"{name} needs a command"
+            name, rest = rest[0], rest[1:]
+            found = command.get_command(context, name)
+            if found is None:
+                return f"no such command: {name}"
+            command = found
+        command.make_context(name, rest, parent=context)
+    except click.exceptions.Exit:  # --help
+        return ""
+    except click.UsageError as problem:
+        return problem.format_message()
+    return ""
+
+
+def section(page: Path, title: str) -> str:
+    """The text below a heading, down to the next one of its rank or a higher one."""
+    text = page.read_text()
+    heading = re.search(rf"^(#+) {re.escape(title)}$", text, re.M)
+    assert heading, f"{page.relative_to(ROOT)} has no section {title!r}"
+    rest = text[heading.end() :]
+    end = re.search(rf"^#{{1,{len(heading[1])}}} ", rest, re.M)
+    return rest[: end.start()] if end else rest
+
+
+def first_cells(text: str) -> list[str]:
+    """The first column of the tables in a text, without their headings."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", row)[1].strip() for row in rows]
+    return [cell for place, cell in enumerate(cells) if not set(cell) <= set("-: ") and not is_heading(rows, place)]
+
+
+def is_heading(rows: list[str], place: int) -> bool:
+    return place + 1 < len(rows) and set(rows[place + 1]) <= set("|-: ")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as forges make them."""
+    text = BLOCK.sub("", page.read_text())
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+
+
+# commands
+
+
+def test_every_command_has_a_section_and_every_section_a_command() -> None:
+    shown = re.findall(r"^### vmprov (.*)$", CLI.read_text(), re.M)
+
+    assert shown == [" ".join(words) for words in TREE]
+
+
+@pytest.mark.parametrize("words", TREE, ids=" ".join)
+def test_the_options_of_a_command_are_those_of_its_section(words: tuple[str, ...]) -> None:
+    text = section(CLI, f"vmprov {' '.join(words)}")
+    shown = {option for cell in first_cells(text) for option in OPTION.findall(cell)}
+
+    assert shown == set(options(TREE[words]))
+
+
+@pytest.mark.parametrize("words", TREE, ids=" ".join)
+def test_defaults_are_those_that_the_help_shows(words: tuple[str, ...]) -> None:
+    text = section(CLI, f"vmprov {' '.join(words)}")
+
+    for name, option in options(TREE[words]).items():
+        if option.show_default:
+            (row,) = (line for line in text.splitlines() if re.match(rf"\|[^|]*(?<![\w-]){name}(?![\w-])", line))
+            assert f"`{option.default}`" in row, f"{name}: the default {option.default} is not in {row!r}"
+
+
+def test_the_options_of_vmprov_itself_are_shown() -> None:
+    shown = {
+        option for cell in first_cells(section(CLI, "Options of every command")) for option in OPTION.findall(cell)
+    }
+
+    assert shown == {*options(app), "-h", "--help"}
+
+
+CALLS = [
+    (f"{block.where}: {line}", call) for block in BLOCKS for line in shell_lines(block) for call in vmprov_calls(line)
+]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(CALLS) > 30
+
+
+@pytest.mark.parametrize("call", [call for _, call in CALLS], ids=[where for where, _ in CALLS])
+def test_a_shown_command_line_is_one_that_vmprov_takes(call: list[str]) -> None:
+    assert refuse(call) == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_named_in_the_text_exist(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+
+    for span in SPAN.findall(text):
+        words = span.split()[1:]
+        known = [path for path in TREE if list(path) == words[: len(path)]]
+        groups = {path[:1] for path in TREE if len(path) > 1}
+        assert known or tuple(words) in groups or words[0].startswith("-"), f"`{span}` is not a command"
+        allowed = {*options(app), "--help", "-h", *(options(TREE[known[0]]) if known else ())}
+        own = words[: words.index("--")] if "--" in words else words
+        assert set(OPTION.findall(" ".join(own))) <= allowed, f"`{span}` has an option that does not exist"
+
+
+@pytest.mark.parametrize("words", [["nope"], ["create", "--nope"], ["host"], ["show"], ["image", "nope"]])
+def test_what_vmprov_does_not_take_would_be_found(words: list[str]) -> None:
+    assert refuse(words)
+
+
+# shapes, codes, settings, names
+
+EXAMPLE_IMAGE = Image("x", "00" * 32, 1, 1, "ssh", "root", "x", 0.0)
+EXAMPLE_VM = VMView(**{field.name: "" for field in dataclasses.fields(VMView)})  # type: ignore[arg-type]
+SHAPES = {
+    "VMView": EXAMPLE_VM.to_json(),
+    "CreateResult": CreateResult("", (), 0).to_json(),
+    "DeleteResult": DeleteResult((), (Failure("", ""),)).to_json(),
+    "HostView": HostView("", up=True, vms=0).to_json(),
+    "Image": EXAMPLE_IMAGE.to_json(),
+    "Finding": Finding("", "", "").to_json(),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_json_is_shown_as_it_is(name: str) -> None:
+    (block,) = (block for block in blocks(CLI) if block.mark == f"shape: {name}")
+    shown = json.loads(block.text)
+
+    assert list(shown) == list(SHAPES[name])
+    if name == "DeleteResult":
+        assert list(shown["failed"][0]) == list(SHAPES[name]["failed"][0])
+
+
+def exit_codes() -> set[int]:
+    found, waiting = {0}, [errors.VmprovError]
+    while waiting:
+        kind = waiting.pop()
+        found.add(kind.exit_code)
+        waiting += kind.__subclasses__()
+    return found
+
+
+@pytest.mark.parametrize("page", [README, CLI], ids=lambda page: page.name)
+def test_the_exit_codes_are_those_of_the_errors(page: Path) -> None:
+    assert {int(cell) for cell in first_cells(section(page, "Exit codes"))} == exit_codes()
+
+
+def variables_read() -> set[str]:
+    """The VMPROV_ variables that the code and the scripts look at."""
+    code = "".join(path.read_text() for path in (ROOT / "vmprov").rglob("*.py"))
+    shell = "".join(path.read_text() for path in (ROOT / "scripts").iterdir() if path.is_file())
+    read = re.findall(r"""environ(?:\.get)?[\[(]\s*["'](VMPROV_\w+)""", code)
+    return {*read, *re.findall(r"\$\{?(VMPROV_\w+)", shell)}
+
+
+def test_every_variable_is_documented_and_every_documented_variable_is_read() -> None:
+    shown = {name for cell in first_cells(SETTINGS.read_text()) for name in re.findall(r"VMPROV_\w+", cell)}
+
+    assert shown == variables_read()
+
+
+def test_the_settings_table_of_the_readme_is_whole() -> None:
+    source = (ROOT / "vmprov" / "settings.py").read_text()
+    shown = {name for cell in first_cells(section(README, "Settings")) for name in re.findall(r"VMPROV_\w+", cell)}
+
+    assert set(re.findall(r"environ\.get\(\"(VMPROV_\w+)", source)) <= shown <= variables_read()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_speaks_of_a_variable_that_does_not_exist(page: Path) -> None:
+    assert set(re.findall(r"\bVMPROV_[A-Z_]+\b", page.read_text())) <= variables_read()
+
+
+def test_every_public_name_has_a_section() -> None:
+    shown = re.findall(r"^### ([A-Z]\w*)$", LIBRARY.read_text(), re.M)
+
+    assert sorted(shown) == sorted(vmprov.__all__)
+
+
+def test_every_method_of_the_facade_is_documented_with_its_parameters() -> None:
+    text = section(LIBRARY, "Vmprov")
+    shown = dict(re.findall(r"^\| `(\w+)\(([^`]*)\)`", text, re.M))
+    methods = {
+        name: [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+        for name, method in inspect.getmembers(vmprov.Vmprov, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+    assert {name: re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", given) for name, given in shown.items()} == methods
+
+
+def test_every_field_of_the_request_is_documented() -> None:
+    shown = [cell.strip("`") for cell in first_cells(section(LIBRARY, "CreateRequest"))]
+
+    assert shown == list(vmprov.CreateRequest.model_fields)
+
+
+def test_every_error_is_documented() -> None:
+    kinds = [name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)]
+    shown = [cell.strip("`") for cell in first_cells(section(LIBRARY, "VmprovError"))]
+
+    assert sorted(shown) == sorted(kinds)
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    (block,) = (block for block in blocks(DOCS / "explanation" / "architecture.md") if block.mark == "layers")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert block.text.splitlines() == project["tool"]["importlinter"]["contracts"][0]["layers"]
+
+
+# links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    for found in LINK.finditer(text):
+        link = found[1] or found[2]
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        assert target.is_relative_to(ROOT), f"{link} leads out of the repository"
+        assert not anchor or anchor in anchors(target), f"{link}: {target.name} has no such heading"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_page_can_be_reached_from_the_readme(page: Path) -> None:
+    assert str(page.relative_to(ROOT)) in README.read_text()
+
+
+# what runs
+
+
+def run(argv: list[str], cwd: Path) -> str:
+    """What went wrong with a program that ran against the simulator; nothing where it ended well."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VMPROV_", "PYTEST_"))}
+    environ = {**kept, "VMPROV_HOME": str(cwd / "state"), "VMPROV_HOST": "fake:", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        argv, cwd=cwd, env=environ, input="y\n", capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    return "" if ended.returncode == 0 else f"{shlex.join(argv)}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+
+
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in BLOCKS if block.runs and block.language == "console"}), ids=lambda p: p.name
+)
+def test_the_commands_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.runs and block.language == "console":
+            for line in shell_lines(block):
+                for call in vmprov_calls(line):
+                    more = SIMULATED if call[0] == "create" and "--driver" not in call else ()
+                    assert run([sys.executable, "-m", "vmprov", *call, *more], tmp_path) == "", f"{block.where}: {line}"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in BLOCKS if block.runs and block.language == "python"],
+    ids=lambda block: block.where,
+)
+def test_a_python_example_runs(block: Block, tmp_path: Path) -> None:
+    program = tmp_path / "test_example.py"
+    program.write_text(block.text)
+    under_pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+
+    assert run([sys.executable, *(under_pytest if "def test_" in block.text else []), program.name], tmp_path) == ""
+
+
+def test_the_state_directory_holds_what_the_page_says(tmp_path: Path) -> None:
+    page = (DOCS / "explanation" / "state-directory.md").read_text()
+    shown = [path for cell in first_cells(page) for path in re.findall(r"`([^`]+)`", cell)]
+    patterns = [
+        re.sub(r"<\w+>", "[^/]+", path.replace(".", r"\.")) + (".*" if path.endswith("/") else "") for path in shown
+    ]
+
+    more = ["--count", "2", "--consoles", "2", "--network", "shared", *SIMULATED]
+    assert run([sys.executable, "-m", "vmprov", "create", *more], tmp_path) == ""
+
+    home = tmp_path / "state"
+    files = [str(path.relative_to(home)) for path in home.rglob("*") if not path.is_dir()]
+    assert [file for file in files if not any(re.fullmatch(pattern, file) for pattern in patterns)] == []
+    assert len(files) > 8
+
+
+def test_every_block_says_what_it_is_and_every_mark_is_known() -> None:
+    known = {"", "run", "layers", *(f"shape: {name}" for name in SHAPES)}
+
+    assert [block.where for block in BLOCKS if not block.language] == []
+    assert [block.where for block in BLOCKS if block.mark not in known and not block.mark.startswith("session:")] == []
+    assert [block.where for block in BLOCKS if block.runs and block.language not in ("console", "python")] == []
