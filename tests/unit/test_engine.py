@@ -525,8 +525,12 @@ def test_what_a_killed_process_left_is_removed_by_delete(vmprov: Vmprov, stage: 
     assert (result.deleted, list(result.failed), left(vmprov)) == (["vm-1", "vm-2", "vm-3"], [], set())
 
 
-def test_a_host_that_fails_before_anything_is_made_leaves_no_records(vmprov: Vmprov, fake: FakeHypervisor) -> None:
-    fake.fail("node", LibvirtFailed("the connection broke"))
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_host_that_fails_before_anything_is_made_leaves_no_records(
+    vmprov: Vmprov, fake: FakeHypervisor, answers: int
+) -> None:
+    failing = iter([False] * answers + [True])
+    fake.fail("node", LibvirtFailed("the connection broke"), when=lambda: next(failing))
 
     with pytest.raises(LibvirtFailed, match="the connection broke"):
         vmprov.create(wanted())

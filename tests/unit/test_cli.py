@@ -1,0 +1,519 @@
+"""The command line on a simulated host: what goes to stdout and stderr, and with which code it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from vmprov import Settings, Vmprov, __version__
+from vmprov.cli import COMMANDS, main
+from vmprov.hosts.fake import FakeHost
+from vmprov.locks import exclusive
+from vmprov.paths import Home
+from vmprov.store import Store
+from vmprov.waiting import Deadline, wait_until
+
+ROOT = Path(__file__).parents[2]
+CREATE = ("create", "--driver", "fake", "--image", "", "--memory", "64MiB")
+# design.md, section 8
+VM_KEYS = {
+    "name": str, "state": str, "verdict": str, "address": str, "mac": str, "network": str, "bridge": str,
+    "serial_number": str, "console_log": str, "seconds": float,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: object
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as the one JSON document that it must be."""
+        return json.loads(self.out)
+
+    @property
+    def said(self) -> str:
+        """The last line on stderr."""
+        return self.err.strip().splitlines()[-1]
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The vmprov command, in this process, with a state directory of its own."""
+
+    home: Home
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What it finds in its environment."""
+        return {"VMPROV_HOME": str(self.home.root), "VMPROV_HOST": "fake:"}
+
+    def __call__(self, *words: str, typed: str = "", **environ: str) -> Ran:
+        """Run it; ``typed`` comes from something that is no terminal."""
+        with CliRunner().isolation(input=typed, env={**self.environ, **environ}) as (out, err, _):
+            with pytest.raises(SystemExit) as left:
+                main(list(words))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            return Ran(left.value.code, out.getvalue().decode(), err.getvalue().decode())
+
+    def outside(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run it in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-m", "vmprov", *words],
+            env={**os.environ, **self.environ}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def cli(home: Home) -> Iterator[Cli]:
+    """The command; it may install signal handlers."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Cli(home)
+    signal.signal(signal.SIGINT, before[signal.SIGINT])
+    signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+
+
+def types(document: dict[str, Any], keys: dict[str, type]) -> dict[str, type]:
+    return {key: type(document.get(key)) for key in keys}
+
+
+# --json
+
+
+def test_create_tells_the_lab_and_its_machines(cli: Cli) -> None:
+    ran = cli(*CREATE, "--count", "2", "--lab", "trial", "--json")
+
+    assert (ran.code, ran.json.keys()) == (0, {"lab", "ok", "vms"})
+    assert (ran.json["lab"], ran.json["ok"]) == ("trial", True)
+    assert [types(vm, VM_KEYS) for vm in ran.json["vms"]] == [VM_KEYS, VM_KEYS]
+    assert [vm["name"] for vm in ran.json["vms"]] == ["vm-1", "vm-2"]
+
+
+def test_progress_goes_to_stderr(cli: Cli) -> None:
+    ran = cli(*CREATE, "--json")
+
+    assert "vm-1: ready" in ran.err
+    assert "vm-1: ready" not in ran.out
+
+
+def test_list_and_show_tell_the_same_object_as_create(cli: Cli) -> None:
+    created = cli(*CREATE, "--json").json["vms"]
+
+    assert cli("list", "--json").json == created
+    assert cli("show", "vm-1", "--json").json == created[0]
+
+
+def test_an_empty_list_is_a_document_too(cli: Cli) -> None:
+    assert (cli("list", "--json").json, cli("host", "list", "--json").code) == ([], 0)
+
+
+def test_delete_tells_what_it_removed(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    ran = cli("delete", "--all", "--json")
+
+    assert (ran.code, ran.json) == (0, {"deleted": ["vm-1", "vm-2"], "failed": []})
+
+
+def test_delete_tells_what_it_could_not_remove_and_why(cli: Cli) -> None:
+    cli(*CREATE)
+    (cli.home.root / "vmprov.db").chmod(0o600)
+    store = Store(cli.home.database)
+    # A pool that the host does not have: stands for one that does not answer.
+    store.own(lab="lab-1", vm="vm-1", host="fake:", kind="base volume", name="b", pool="gone")
+    store.close()
+    cli.home.lock("fake-b").mkdir(parents=True)
+
+    ran = cli("delete", "vm-1", "--yes", "--json")
+
+    assert (ran.code, ran.json["deleted"]) == (4, [])
+    assert [types(failure, {"name": str, "why": str}) for failure in ran.json["failed"]] == [{"name": str, "why": str}]
+
+
+def test_a_dry_run_of_create_tells_the_same_keys_and_makes_nothing(cli: Cli) -> None:
+    ran = cli(*CREATE, "--count", "2", "--dry-run", "--json")
+
+    assert (ran.code, [types(vm, VM_KEYS) for vm in ran.json["vms"]]) == (0, [VM_KEYS, VM_KEYS])
+    assert cli("list", "--json").json == []
+
+
+def test_a_dry_run_of_delete_removes_nothing(cli: Cli) -> None:
+    cli(*CREATE)
+
+    ran = cli("delete", "vm-1", "--dry-run", "--json")
+
+    assert (ran.json["deleted"], len(cli("list", "--json").json)) == (["vm-1"], 1)
+
+
+def test_a_refused_request_leaves_stdout_empty(cli: Cli) -> None:
+    ran = cli(*CREATE, "--count", "0", "--json")
+
+    assert (ran.code, ran.out) == (2, "")
+
+
+def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
+    cli(*CREATE, "--dry-run")
+
+    assert sorted(path.name for path in cli.home.root.parent.iterdir()) == ["home"]
+
+
+# exit codes and errors
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*CREATE, "--count", "0"), "--count must be at least 1, not 0"),
+        ((*CREATE, "--count", "many"), "'many' is not a valid integer"),
+        ((*CREATE, "--name", "a b"), "name 'a b' is not allowed"),
+        ((*CREATE, "--timeout", "soon"), "'soon' is not a duration"),
+        ((*CREATE, "--memory", "64"), "'64' is not a size"),
+        ((*CREATE, "--host", "nope"), "no such host: 'nope'"),
+        (("create", "--driver", "nope", "--image", ""), "no such driver: 'nope'"),
+        (("create", "--driver", "fake"), "no image called 'debian-12' (run: vmprov image build debian-12)"),
+        ((*CREATE, "--colour"), "No such option: --colour"),
+        (("destroy",), "No such command 'destroy'"),
+        (("show",), "Missing argument 'VM'"),
+        (("show", "nope"), "no VM called 'nope'"),
+        (("delete",), "nothing to delete was named"),
+        (("start", "nope"), "no VM or lab called 'nope'"),
+        (("stop", "--timeout", "soon", "nope"), "'soon' is not a duration"),
+        (("logs",), "there is no machine whose log could be shown"),
+        (("console", "nope"), "no VM called 'nope'"),
+        (("image", "show", "nope"), "no image called 'nope'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(cli: Cli, words: tuple[str, ...], said: str) -> None:
+    ran = cli(*words)
+
+    assert (ran.code, ran.out, len(ran.err.strip().splitlines())) == (2, "", 1)
+    assert ran.err.startswith("vmprov: ")
+    assert said in ran.err
+
+
+def test_a_setting_that_cannot_be_meant_is_refused_in_one_line(cli: Cli) -> None:
+    ran = cli("list", VMPROV_SUBNETS="everything")
+
+    assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
+    assert "VMPROV_SUBNETS is not an IPv4 network: 'everything'" in ran.err
+
+
+def test_a_failed_machine_makes_the_exit_code_1_and_is_named(cli: Cli) -> None:
+    with Vmprov(Settings.from_environ(cli.environ)) as vmprov:
+        name = f"vmprov-{vmprov.store.installation}-vm-1"
+        host = vmprov.host()
+        assert isinstance(host, FakeHost)
+        host.hypervisor().create_network(f"<network><name>{name}</name><bridge name='b'/></network>")
+
+    ran = cli(*CREATE, "--count", "2", "--json")
+
+    assert (ran.code, ran.json["ok"]) == (1, False)
+    assert [vm["verdict"] for vm in ran.json["vms"]] == ["failed", "success"]
+
+
+def test_a_failed_machine_is_named_with_its_reason_and_log(cli: Cli) -> None:
+    with Vmprov(Settings.from_environ(cli.environ)) as vmprov:
+        name = f"vmprov-{vmprov.store.installation}-vm-1"
+        host = vmprov.host()
+        assert isinstance(host, FakeHost)
+        host.hypervisor().create_network(f"<network><name>{name}</name><bridge name='b'/></network>")
+
+    ran = cli(*CREATE)
+
+    assert ran.code == 1
+    assert ran.said.startswith(f"vmprov: vm-1: failed: there is a network called {name!r}")
+    assert "[log: " in ran.said
+
+
+def test_a_host_that_is_not_ready_makes_the_exit_code_3(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    ran = cli(*CREATE, VMPROV_HOME=str(tmp_path / "file"))
+
+    assert (ran.code, ran.out, len(ran.err.strip().splitlines())) == (3, "", 1)
+    assert "cannot be used" in ran.err
+    assert "VMPROV_HOME" in ran.err
+
+
+def test_ctrl_c_stops_cleanly_and_makes_the_exit_code_130(cli: Cli) -> None:
+    store = Store(cli.home.database)
+
+    def interrupt() -> None:
+        wait_until(store.vms, Deadline(20), "record")
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: not store.vms(), Deadline(20), "removal of the records")
+
+    def hold_the_lab() -> None:
+        with exclusive(cli.home.lock("lab-trial"), Deadline(1), "the lab"):
+            held.set()
+            interrupt()
+
+    held = threading.Event()
+    other = threading.Thread(target=hold_the_lab)
+    other.start()
+    held.wait()
+
+    ran = cli(*CREATE, "--count", "2", "--lab", "trial")
+
+    other.join()
+    assert (ran.code, ran.said) == (130, "vmprov: interrupted; left: nothing")
+    assert "vmprov: stopping cleanly; once more to leave at once" in ran.err
+    assert (store.vms(), store.labs()) == ([], [])
+    store.close()
+
+
+_INTERRUPTED_OFTEN = """
+import faulthandler, signal
+from vmprov.cli import Session
+from vmprov.errors import Interrupted
+
+faulthandler.dump_traceback_later(20, exit=True)
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+for _ in range(200):
+    session = Session(debug=False)
+    session.cancel_on_signals(quietly=True)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    try:
+        while True:
+            session.cancel.sleep(0.00001)
+    except Interrupted:
+        pass
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_wait_never_hangs() -> None:
+    ended = subprocess.run([sys.executable, "-c", _INTERRUPTED_OFTEN], cwd=ROOT, capture_output=True, timeout=60)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_traceback_is_shown_only_with_debug(cli: Cli) -> None:
+    without, with_it = cli.outside("show", "nope"), cli.outside("--debug", "show", "nope")
+
+    assert (without.returncode, without.stderr.count("Traceback")) == (2, 0)
+    assert (with_it.returncode, with_it.stderr.count("Traceback") > 0) == (2, True)
+
+
+def test_debug_shows_what_was_behind_an_error(cli: Cli) -> None:
+    assert "FileNotFoundError" in cli.outside("--debug", "image", "show", "nope").stderr
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(cli: Cli) -> None:
+    cli(*CREATE, "--count", "5")
+    words = [sys.executable, "-m", "vmprov", "list", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    ended = subprocess.run(
+        words, env={**os.environ, **cli.environ}, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60
+    )
+
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+# help
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    ran = cli("--help")
+
+    assert ran.code == 0
+    assert [name for name in COMMANDS if f"\n  {name} " not in ran.out] == []
+
+
+def test_help_comes_as_h_too(cli: Cli) -> None:
+    assert cli("-h").out == cli("--help").out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(cli: Cli, command: str) -> None:
+    ran = cli(command, "--help")
+
+    assert (ran.code, ran.out.startswith(f"Usage: vmprov {command}")) == (0, True)
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert cli("--version").out == f"vmprov, version {__version__}\n"
+
+
+# list and show for people
+
+
+def test_list_prints_a_table(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2", "--lab", "trial")
+
+    heading, first, second = cli("list").out.splitlines()
+
+    assert heading.split() == ["VM", "LAB", "STATE", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST"]
+    assert first.split() == ["vm-1", "trial", "running", "10.87.0.2", "-", "1", "64MiB", "fake:"]
+    assert second.index("trial") == heading.index("LAB")
+
+
+def test_list_can_be_limited_to_a_lab(cli: Cli) -> None:
+    cli(*CREATE, "--lab", "one")
+    cli(*CREATE, "--lab", "two")
+
+    assert [vm["name"] for vm in cli("list", "--lab", "two", "--json").json] == ["vm-2"]
+
+
+def test_an_empty_list_says_what_to_do(cli: Cli) -> None:
+    ran = cli("list")
+
+    assert (ran.code, ran.out) == (0, "")
+    assert "vmprov create" in ran.err
+
+
+def test_show_prints_a_line_per_field(cli: Cli) -> None:
+    cli(*CREATE)
+
+    shown = cli("show", "vm-1").out.splitlines()
+
+    assert shown[0].split() == ["name", "vm-1"]
+    assert "memory         64MiB" in shown
+
+
+def test_power_changes_what_list_says(cli: Cli) -> None:
+    cli(*CREATE)
+
+    stopped = (cli("stop", "vm-1").code, cli("show", "vm-1", "--json").json["state"])
+    started = (cli("start", "vm-1").code, cli("show", "vm-1", "--json").json["state"])
+
+    assert (stopped, started) == ((0, "stopped"), (0, "running"))
+
+
+# delete for people
+
+
+def test_delete_asks_and_does_nothing_where_nobody_can_answer(cli: Cli) -> None:
+    cli(*CREATE)
+
+    ran = cli("delete", "vm-1")
+
+    assert ran.code != 0
+    assert "Remove vm-1?" in ran.err
+    assert len(cli("list", "--json").json) == 1
+
+
+def test_delete_does_nothing_when_the_answer_is_no(cli: Cli) -> None:
+    cli(*CREATE)
+
+    cli("delete", "vm-1", typed="n\n")
+
+    assert len(cli("list", "--json").json) == 1
+
+
+def test_delete_asks_for_all_machines_of_a_lab(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    assert "Remove vm-1, vm-2?" in cli("delete", "lab-1").err
+
+
+def test_delete_with_yes_does_not_ask(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    ran = cli("delete", "lab-1", "--yes")
+
+    assert (ran.code, ran.out, "?" in ran.err) == (0, "removed: vm-1, vm-2\n", False)
+
+
+def test_deleting_twice_is_fine(cli: Cli) -> None:
+    cli(*CREATE)
+    cli("delete", "vm-1", "--yes")
+
+    ran = cli("delete", "vm-1", "--yes", "--json")
+
+    assert (ran.code, ran.json) == (0, {"deleted": [], "failed": []})
+    assert "no VM or lab called 'vm-1'; nothing to remove" in ran.err
+
+
+def test_a_name_that_is_gone_does_not_keep_the_others(cli: Cli) -> None:
+    cli(*CREATE)
+
+    assert cli("delete", "nope", "vm-1", "--yes", "--json").json["deleted"] == ["vm-1"]
+
+
+# logs
+
+
+def test_the_log_of_one_machine_comes_without_prefix(cli: Cli) -> None:
+    cli(*CREATE)
+
+    lines = cli("logs").out.splitlines()
+
+    assert "SeaBIOS (version 1.16.2-fake)" in lines
+    assert lines[-1] == "vm-1 login: "
+
+
+def test_the_lines_of_several_machines_begin_with_their_names(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a")
+    cli(*CREATE, "--name", "longer")
+
+    lines = cli("logs").out.splitlines()
+
+    assert "a      | SeaBIOS (version 1.16.2-fake)" in lines
+    assert "longer | longer login: " in lines
+    assert [line for line in lines if not line.startswith(("a      | ", "longer | "))] == []
+
+
+def test_only_the_last_lines_are_shown_if_asked_for(cli: Cli) -> None:
+    cli(*CREATE)
+
+    assert cli("logs", "--tail", "1").out == "vm-1 login: \n"
+
+
+def test_the_log_of_one_machine_among_many_can_be_named(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    assert cli("logs", "vm-2", "--tail", "1").out == "vm-2 login: \n"
+
+
+def test_a_raw_log_is_what_came_byte_for_byte(cli: Cli) -> None:
+    vm = cli(*CREATE, "--json").json["vms"][0]
+
+    assert cli("logs", "--raw").out.encode() == Path(vm["console_log"]).read_bytes()
+
+
+def test_a_raw_log_is_of_one_machine(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    ran = cli("logs", "--raw")
+
+    assert (ran.code, ran.out) == (2, "")
+
+
+# starting up
+
+_HEAVY = ("libvirt", "docker", "pydantic", "rich", "jinja2", "sqlite3", "pexpect", "pycdlib", "vagrant", "serial")
+
+
+def test_starting_up_imports_nothing_heavy() -> None:
+    program = f"import sys, vmprov.cli; print([name for name in {_HEAVY!r} if name in sys.modules])"
+
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "[]\n"
+
+
+def test_the_library_is_imported_at_first_use() -> None:
+    program = "import sys, vmprov; before = len(sys.modules); vmprov.Vmprov; print(before < len(sys.modules))"
+
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "True\n"
