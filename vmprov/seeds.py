@@ -14,6 +14,8 @@ import pycdlib
 
 # The account that seeds make in guests which read cloud-init's user-data.
 LOGIN_USER = "vmprov"
+# Guests look for other file systems behind the end of a smaller one, meet a read error, and give up (busybox does).
+_SMALLEST = 512 * 1024
 
 
 def user_data(*, hostname: str, public_key: str) -> str:
@@ -54,4 +56,6 @@ def write_seed(path: Path, *, hostname: str, instance_id: str, public_key: str) 
     path.touch(mode=0o600)
     iso.write(str(path))
     iso.close()
+    with path.open("ab") as file:
+        file.truncate(max(_SMALLEST, path.stat().st_size))
     return path.stat().st_size

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_images import qcow2
-from vmprov import CreateRequest, CreateResult, Settings, VMView, Vmprov
-from vmprov.errors import InUse, Interrupted, LibvirtFailed, NameTaken, NotFound, SpecError
+from vmprov import CreateRequest, CreateResult, Settings, Vmprov, VMView
+from vmprov.errors import Interrupted, InUse, LibvirtFailed, NameTaken, NotFound, SpecError
 from vmprov.events import Event, StageChanged
 from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor.fake import FakeHypervisor

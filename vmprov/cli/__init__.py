@@ -100,8 +100,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
         code: Any = app.main(args=words, prog_name="vmprov", standalone_mode=False)
     except VmprovError as problem:
         if debug:
-            raise
-        _complain(str(problem))
+            import traceback
+
+            traceback.print_exception(problem)
+        else:
+            _complain(str(problem))
         sys.exit(problem.exit_code)
     except click.UsageError as problem:
         command = problem.ctx.command_path if problem.ctx else "vmprov"

@@ -123,6 +123,8 @@ class VagrantDriver:
         self._home.vm(order.vm).mkdir(parents=True, exist_ok=True, mode=0o700)
         for socket, log in order.consoles:
             socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # libvirt makes sockets as root, for its group to write to; in a set-group-id directory that is our group.
+            socket.parent.chmod(0o2700)
             # QEMU may run as another user; what it appends to stays ours, and nobody else's to read.
             os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
         if order.image is not None:

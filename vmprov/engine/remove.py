@@ -66,7 +66,7 @@ def remove_lab_if_empty(ctx: Context, lab: str) -> None:
 def _attempt(what: str, action: Callable[[], object]) -> list[str]:
     try:
         action()
-    except VmprovError as problem:
+    except (VmprovError, OSError) as problem:
         return [f"{what}: {problem}"]
     return []
 

@@ -69,7 +69,9 @@ if [ "\$grub_platform" = pc ]; then
 fi
 echo 'GRUB: loading $1'
 linux /boot/vmlinuz root=UUID=$root_uuid $consoles $2
+echo 'GRUB: loading the initramfs'
 initrd /boot/initrd.img
+echo 'GRUB: starting Linux'
 boot
 CONFIG
 }
@@ -84,7 +86,7 @@ start=${esp_start_mib}MiB, size=${esp_mib}MiB, type=ef
 start=${root_start_mib}MiB, type=83, bootable
 TABLE
     # Everything is initialised here, so that no guest has to do it at its first boot.
-    mke2fs -q -F -t ext4 -U "$root_uuid" -L root -m 1 -J size=16 -O '^resize_inode,meta_bg' \
+    mke2fs -q -F -t ext4 -U "$root_uuid" -L root -m 1 -e remount-ro -J size=16 -O '^resize_inode,meta_bg' \
         -E "offset=$((root_start_mib << 20)),lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0" \
         -d "$root" "$disk" "$(((mib - root_start_mib) << 10))k"
     write_boot_loaders "$disk"
