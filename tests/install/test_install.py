@@ -115,11 +115,12 @@ def test_container_images_are_made_of_what_the_checkout_has(installed: Installed
 
 
 def test_files_that_containers_run_can_still_be_run(installed: Installed) -> None:
+    script = "dockerfiles/host/vmprov-host"
     program = (
-        "import os, vmprov.containers.recipes as r; print(os.access(r._RECIPES / 'host' / 'vmprov-host', os.X_OK))"
+        f"import os, pathlib, vmprov; print(os.access(pathlib.Path(vmprov.__file__).parent / {script!r}, os.X_OK))"
     )
 
-    assert installed.python(program) == f"{os.access(ROOT / 'vmprov/dockerfiles/host/vmprov-host', os.X_OK)}\n"
+    assert installed.python(program) == f"{os.access(ROOT / 'vmprov' / script, os.X_OK)}\n"
 
 
 def test_type_checkers_see_that_it_is_typed(installed: Installed) -> None:
