@@ -37,7 +37,7 @@ class VmprovError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.hint})" if self.hint else self.what
+        return f"{self.what}; {self.hint}" if self.hint else self.what
 
 
 class SpecError(VmprovError):

@@ -77,6 +77,10 @@ class Images:
         self._home = home
         self._engine = engine
 
+    def close(self) -> None:
+        """Give back the connection to Docker."""
+        self._engine.close()
+
     def all(self) -> list[Image]:
         """Every image, by name."""
         directory = self._home.root / "images"

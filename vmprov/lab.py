@@ -13,17 +13,17 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
 from vmprov.events import Events, Listener
-from vmprov.hosts import Host, open_host
+from vmprov.hosts import Acceleration, Host, open_host
 from vmprov.hypervisor import DomainState
 from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
@@ -62,6 +62,9 @@ class Vmprov:
         self.cancel = cancel or Cancel()
         self._runner = runner or LocalRunner()
         self._hosts: dict[str, Host] = {}
+        self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._images: Images | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,36 +78,46 @@ class Vmprov:
         """Give back connections and the database; machines run on."""
         for host in self._hosts.values():
             host.close()
-        if "store" in self.__dict__:
-            self.store.close()
+        if self._images is not None:
+            self._images.close()
+        if self._store is not None:
+            self._store.close()
 
-    @cached_property
+    @property
     def store(self) -> Store:
         """The records."""
-        self.home.create()
-        return Store(self.home.database)
+        with self._lock:
+            if self._store is None:
+                self.home.create()
+                self._store = Store(self.home.database)
+            return self._store
 
-    @cached_property
+    @property
     def images(self) -> Images:
         """The images; deleting goes through :meth:`delete_image`."""
         from vmprov.containers.engine import Engine
         from vmprov.images import Images
 
-        self.home.create()
-        return Images(self.home, Engine())
+        with self._lock:
+            if self._images is None:
+                self.home.create()
+                self._images = Images(self.home, Engine())
+            return self._images
 
     def host(self, uri: str = "") -> Host:
         """A host by URI (default: the one that the settings name)."""
         name = uri or self.settings.host
-        if name not in self._hosts:
-            self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation)
-        return self._hosts[name]
+        with self._lock:
+            if name not in self._hosts:
+                self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation)
+            return self._hosts[name]
 
     def _context(self, host: str, driver: str) -> Context:
-        from vmprov.drivers import open_driver
+        from vmprov.drivers import default_driver, open_driver
         from vmprov.engine.context import Context
 
         place = self.host(host)
+        driver = driver or default_driver(place)
         return Context(
             home=self.home,
             settings=self.settings,
@@ -130,6 +143,7 @@ class Vmprov:
 
         ctx = self._context(host, request.driver)
         ctx.host.up(self.events)
+        ctx.driver.check(events=self.events, cancel=self.cancel)
         parallel = parallelism(ctx, request)
         batch = record(ctx, request)
         outcomes = Creation(ctx, batch, request, parallel=parallel).run()
@@ -162,6 +176,8 @@ class Vmprov:
 
     def vms(self, lab: str | None = None) -> list[VMView]:
         """All VMs, or those of one lab, as they are now; hosts that do not answer are not started."""
+        if lab is not None and self.store.lab(lab) is None:
+            raise NotFound(f"no lab called {lab!r}", hint="see: vmprov list")
         records = self.store.vms(lab)
         states: dict[str, dict[str, DomainState] | None] = {}
         for host in {vm.host for vm in records}:
@@ -212,11 +228,12 @@ class Vmprov:
     def delete(self, targets: Sequence[str] = (), *, everything: bool = False) -> DeleteResult:
         """Remove VMs, or whole labs, with all that was made for them; what is gone already counts as removed.
 
-        Works from records alone. Never raises for what happens to one VM: see ``failed`` of the result.
+        Works from records alone; a name that stands for nothing (any more) is passed over. Never raises for what
+        happens to one VM: see ``failed`` of the result.
         """
         from vmprov.engine.remove import remove_lab_if_empty, remove_vm
 
-        vms = self.store.vms() if everything else self.select(targets)
+        vms = self.store.vms() if everything else self.select_known(targets)[0]
         labs = {lab.name: lab for lab in self.store.labs()}
         emptied = {vm.lab for vm in vms} | (set(labs) if everything else set(labs) & set(targets))
         failed: list[Failure] = []
@@ -320,6 +337,13 @@ class Vmprov:
         return self.home.console_socket(vm.id, port)
 
     # hosts and images
+
+    def host_up(self, uri: str = "") -> Acceleration:
+        """Make a host ready for :meth:`create`, with all that its default driver needs; says how guests run."""
+        ctx = self._context(uri, "")
+        ctx.host.up(self.events)
+        ctx.driver.check(events=self.events, cancel=self.cancel)
+        return ctx.host.acceleration()
 
     def host_view(self, uri: str = "") -> HostView:
         """A host as it is now; it is not started for this."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from vmprov.errors import CommandFailed, HostNotReady, WaitTimeout
-from vmprov.waiting import Deadline
+from vmprov.waiting import Cancel, Deadline
 
 Argv = Sequence[str | Path]
+# Seconds between two looks at a running program's deadline.
+_SLICE = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,19 @@ class Done:
 class Runner(Protocol):
     """Runs programs; :class:`LocalRunner` does, :class:`FakeRunner` pretends."""
 
-    def run(self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None) -> Done:
+    def run(
+        self,
+        argv: Argv,
+        *,
+        deadline: Deadline,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Done:
         """Run to the end and return what it printed.
 
         Raises :class:`CommandFailed` for a non-zero exit if ``check``, :class:`WaitTimeout` when the deadline
-        passes, :class:`HostNotReady` if the program is not installed.
+        passes, :class:`vmprov.errors.Interrupted` when cancelled, :class:`HostNotReady` if it is not installed.
         """
         ...
 
@@ -43,29 +53,51 @@ class Runner(Protocol):
 class LocalRunner:
     """Runs programs on this machine."""
 
-    def run(self, argv: Argv, *, deadline: Deadline, check: bool = True, env: Mapping[str, str] | None = None) -> Done:
+    def run(
+        self,
+        argv: Argv,
+        *,
+        deadline: Deadline,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Done:
         """See :meth:`Runner.run`."""
         words = [str(word) for word in argv]
         try:
-            ended = subprocess.run(
+            process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                timeout=deadline.left,
                 env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
-                check=False,
             )
         except FileNotFoundError as problem:
             raise HostNotReady(f"{words[0]} is not installed", hint="run scripts/setup") from problem
-        except subprocess.TimeoutExpired as problem:
-            raise WaitTimeout(f"{words[0]} did not end within {deadline.seconds:.0f} s") from problem
-        done = Done(ended.returncode, ended.stdout, ended.stderr)
+        with process:
+            try:
+                out, err = _communicate(process, words[0], deadline, cancel or Cancel())
+            except BaseException:
+                process.kill()
+                raise
+        done = Done(process.returncode, out, err)
         if check and done.code != 0:
             last = (done.err.strip() or done.out.strip() or "no output").splitlines()[-1]
             raise CommandFailed(f"{words[0]} exited with {done.code}: {last}", output=done.err or done.out)
         return done
+
+
+def _communicate(process: subprocess.Popen[str], name: str, deadline: Deadline, cancel: Cancel) -> tuple[str, str]:
+    """Everything that the program prints; looks at the deadline and the token a few times per second."""
+    while True:
+        try:
+            return process.communicate(timeout=min(_SLICE, deadline.left))
+        except subprocess.TimeoutExpired:
+            cancel.check()
+            if deadline.expired:
+                raise WaitTimeout(f"{name} did not end within {deadline.seconds:.0f} s") from None
 
 
 def replace_process(argv: Argv) -> None:
@@ -96,6 +128,7 @@ class FakeRunner:
         deadline: Deadline,  # noqa: ARG002 - a fake never waits
         check: bool = True,
         env: Mapping[str, str] | None = None,  # noqa: ARG002
+        cancel: Cancel | None = None,  # noqa: ARG002
     ) -> Done:
         """See :meth:`Runner.run`."""
         words = [str(word) for word in argv]

@@ -163,14 +163,15 @@ def _is_greeting(said: bytes) -> bool:
 def answers(host: Dials, login: Login, runner: Runner) -> Probe:
     """Whether one can log in with the key and run a command, now; takes 30 s at most, 3 s while nobody listens."""
     greeting = greets(host, login.address, login.port)
-    return _logs_in(host, login, runner) if greeting.ok else greeting
+    return _logs_in(host, login, runner, Deadline(_LOGIN_LIMIT), None) if greeting.ok else greeting
 
 
-def _logs_in(host: Dials, login: Login, runner: Runner) -> Probe:
+def _logs_in(host: Dials, login: Login, runner: Runner, deadline: Deadline, cancel: Cancel | None) -> Probe:
+    argv = command_line(host, login, ["true"], batch=True)
     try:
-        done = runner.run(command_line(host, login, ["true"], batch=True), deadline=Deadline(_LOGIN_LIMIT), check=False)
+        done = runner.run(argv, deadline=deadline, check=False, cancel=cancel)
     except WaitTimeout:
-        return Probe(False, f"SSH login took longer than {_LOGIN_LIMIT:.0f} s")
+        return Probe(False, f"SSH login took longer than {deadline.seconds:.0f} s")
     if done.code == 0:
         return Probe(True)
     said = [line.strip() for line in done.err.splitlines() if line.strip()]
@@ -186,10 +187,20 @@ class Prober:
     for some seconds, in which :meth:`probe` repeats the last answer.
     """
 
-    def __init__(self, host: Dials, login: Login, runner: Runner) -> None:
+    def __init__(
+        self,
+        host: Dials,
+        login: Login,
+        runner: Runner,
+        *,
+        deadline: Deadline | None = None,
+        cancel: Cancel | None = None,
+    ) -> None:
         self._host = host
         self._login = login
         self._runner = runner
+        self._deadline = deadline or Deadline(float("inf"))
+        self._cancel = cancel
         self._refused = 0
         self._pause = Deadline(0)
         self.last = Probe(False, "nobody was asked yet")
@@ -200,7 +211,8 @@ class Prober:
             return self.last
         self.last = greets(self._host, self._login.address, self._login.port)
         if self.last.ok:
-            self.last = _logs_in(self._host, self._login, self._runner)
+            limit = self._deadline.at_most(_LOGIN_LIMIT)
+            self.last = _logs_in(self._host, self._login, self._runner, limit, self._cancel)
             if not self.last.ok:
                 self._pause = Deadline(_REFUSED_PAUSES[min(self._refused, len(_REFUSED_PAUSES) - 1)])
                 self._refused += 1
@@ -214,7 +226,7 @@ def wait_for_ssh(
 
     Raises :class:`WaitTimeout` saying what the last attempt met, :class:`vmprov.errors.Interrupted` when cancelled.
     """
-    prober = Prober(host, login, runner)
+    prober = Prober(host, login, runner, deadline=deadline, cancel=cancel)
     what = f"SSH login to {login.alias} ({login.user}@{login.address})"
     try:
         wait_until(lambda: prober.probe().ok, deadline, what, cancel=cancel, interval=_INTERVAL)

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
+from vmprov.waiting import Deadline, wait_until
+
+_BUSY_LIMIT = 30.0
 
 # Each entry brings a database from version N (its index) to N + 1.
 MIGRATIONS: tuple[str, ...] = (
@@ -142,10 +145,10 @@ class Store:
         self._lock = threading.RLock()
         with self._failing():
             # Transactions are explicit (isolation_level=None): sqlite3's implicit ones begin as readers.
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_BUSY_LIMIT, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
             self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
+            wait_until(self._use_wal, Deadline(_BUSY_LIMIT), f"access to {path}", interval=0.02)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations)
@@ -153,7 +156,8 @@ class Store:
 
     def close(self) -> None:
         """Close the database; calling it twice is the same as once."""
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -164,6 +168,16 @@ class Store:
                 f"the database {self.path} cannot be used: {problem}",
                 hint="see that it is a vmprov database, writable, and that the disk is not full",
             ) from problem
+
+    def _use_wal(self) -> bool:
+        """Whether the database is in WAL mode now; unlike all else, SQLite does not wait by itself for this."""
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as problem:
+            if problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         newest = len(migrations)

@@ -20,8 +20,8 @@ import pytest
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
 from vmprov.hypervisor import Domain, DomainState, Hypervisor, Mark, Network, foreign, names
+from vmprov.hypervisor.definitions import mark_element
 from vmprov.hypervisor.fake import FakeHypervisor
-from vmprov.hypervisor.marks import mark_element
 from vmprov.waiting import Deadline, wait_until
 
 POOL = "default"

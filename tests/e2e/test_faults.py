@@ -65,7 +65,7 @@ def test_without_docker_the_line_says_how_to_start_it(tmp_path: Path) -> None:
     ran = Cli(tmp_path / "h").with_environ(DOCKER_HOST="unix:///nonexistent.sock").try_("create", "--image", "")
 
     assert (ran.code, ran.out) == (3, "")
-    assert last_line(ran.err).startswith("vmprov: Docker does not answer (start it")
+    assert last_line(ran.err).startswith("vmprov: Docker does not answer; start it")
 
 
 def test_without_permission_the_line_says_how_to_get_it(tmp_path: Path) -> None:
@@ -174,8 +174,7 @@ def test_a_container_killed_meanwhile_fails_the_machines_and_leaves_nothing(cli:
     labels = {"vmprov.installation": installation, "vmprov.role": role}
     run = cli.start("create", "--count", "2", "--name", "orphan", *TINY, "--timeout", "60s", "--json")
     if role == "runner":
-        wait_for(lambda: cli.home.vm("orphan-1").exists(), "directory of the machine")
-        wait_for(lambda: engine.find(labels), "runner container")
+        wait_for(lambda: cli.home.vagrant_log("orphan-1").exists(), "run of vagrant")
     else:
         wait_for(lambda: cli.home.console_log("orphan-1", 0).exists(), "console log")
 

@@ -126,7 +126,7 @@ def test_an_empty_list_is_a_document_too(cli: Cli) -> None:
 def test_delete_tells_what_it_removed(cli: Cli) -> None:
     cli(*CREATE, "--count", "2")
 
-    ran = cli("delete", "--all", "--json")
+    ran = cli("delete", "--all", "--yes", "--json")
 
     assert (ran.code, ran.json) == (0, {"deleted": ["vm-1", "vm-2"], "failed": []})
 
@@ -185,7 +185,7 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         ((*CREATE, "--memory", "64"), "'64' is not a size"),
         ((*CREATE, "--host", "nope"), "no such host: 'nope'"),
         (("create", "--driver", "nope", "--image", ""), "no such driver: 'nope'"),
-        (("create", "--driver", "fake"), "no image called 'debian-12' (run: vmprov image build debian-12)"),
+        (("create", "--driver", "fake"), "no image called 'debian-12'; run: vmprov image build debian-12"),
         ((*CREATE, "--colour"), "No such option"),
         (("destroy",), "No such command 'destroy'"),
         (("show",), "Missing argument 'VM'"),

@@ -327,7 +327,7 @@ def test_a_lock_file_that_a_killed_writer_left_behind_is_no_lock(guest: Guest) -
 def test_a_vm_that_does_not_run_has_no_console(guest: Guest, tmp_path: Path) -> None:
     guest.power_off()
 
-    with pytest.raises(Failed, match=r"vm-1 does not run \(vmprov start vm-1\)"):
+    with pytest.raises(Failed, match="vm-1 does not run; vmprov start vm-1"):
         attach(guest.path, name=NAME)
     with pytest.raises(Failed, match="vm-2 does not run"):
         open_console(tmp_path / "2-0.sock", name="vm-2")

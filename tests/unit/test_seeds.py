@@ -8,7 +8,7 @@ import pycdlib
 
 from vmprov.seeds import user_data, write_seed
 
-KEY = "ssh-ed25519 AAAAC3Nza lab's \"key\": #{x}"
+KEY = 'ssh-ed25519 AAAAC3Nza lab\'s "key": #{x}'
 
 
 def read(path: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from vmprov.drivers import BaseImage, Order
 from vmprov.drivers.vagrant import fragment_xml, machine_values
 from vmprov.errors import HostNotReady
 from vmprov.hypervisor import Mark
-from vmprov.hypervisor.marks import find_mark
+from vmprov.hypervisor.definitions import find_mark
 from vmprov.networks import NetworkPlan, Reservation
 from vmprov.render import render, ruby
 

@@ -106,6 +106,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         else:
             _complain(str(problem))
         sys.exit(problem.exit_code)
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.format_message(), err=True)
+        sys.exit(2)
     except click.UsageError as problem:
         command = problem.ctx.command_path if problem.ctx else "vmprov"
         _complain(f"{problem.format_message().rstrip('.')} (see: {command} --help)")

@@ -19,7 +19,7 @@ from vmprov.views import CreateResult
 @click.option("--name", default="", metavar="PREFIX", help="Names begin with this; without --count, the one name.")
 @click.option("--lab", default="", help="The lab to put them into (default: a new one).")
 @click.option("--image", default="debian-12", show_default=True, help="The image; '' for a blank disk.")
-@click.option("--driver", default="vagrant", show_default=True, help="How domains are made: vagrant or fake.")
+@click.option("--driver", default="", help="How domains are made: vagrant (the default), or fake on a host fake:.")
 @host_option
 @click.option("--network", default="per-vm", show_default=True, metavar="per-vm|shared|isolated|NAME",
               help="A network per machine, one per lab, one without a way out, or an existing one.")  # fmt: skip

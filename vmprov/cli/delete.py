@@ -13,9 +13,18 @@ from vmprov.settings import Settings
 from vmprov.views import DeleteResult
 
 
+def _agrees(names: list[str]) -> bool:
+    try:
+        return click.confirm(f"Remove {', '.join(names)}?", err=True)
+    except click.Abort:
+        # Nobody answers. The question stands there without a line end.
+        click.echo(err=True)
+        return False
+
+
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
-@click.option("--all", "everything", is_flag=True, help="Everything that this state directory records.")
+@click.option("--all", "everything", is_flag=True, help="Everything that this state directory records, and kept logs.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
@@ -39,8 +48,8 @@ def delete_command(
     if dry_run:
         result = DeleteResult(deleted=names, failed=())
     else:
-        if names and not yes and not as_json:
-            click.confirm(f"Remove {', '.join(names)}?", abort=True, err=True)
+        if names and not yes and not _agrees(names):
+            raise SpecError("nothing was removed", hint="use --yes to remove without being asked")
         with (
             choose_progress(lambda vm: home.console_log(vm, 0)) as progress,
             opened(session, progress) as vmprov,

@@ -25,10 +25,8 @@ def up(session: Session, host: str) -> None:
     session.cancel_on_signals()
     home = Home(Settings.from_environ().home)
     with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
-        place = vmprov.host(host)
-        place.up(vmprov.events)
-        acceleration = place.acceleration()
-        click.echo(f"{place.name} is up; guests run on {acceleration.kind.upper()}: {acceleration.why}")
+        found = vmprov.host_up(host)
+        click.echo(f"{vmprov.host(host).name} is up; guests run on {found.kind.upper()}: {found.why}")
 
 
 @host_command.command("down")

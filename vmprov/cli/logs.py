@@ -11,7 +11,7 @@ import click
 from vmprov.cli import Session
 from vmprov.cli.common import opened
 from vmprov.console.tail import LogLine, follow, last_lines
-from vmprov.errors import NotFound
+from vmprov.errors import NotFound, SpecError
 
 _PALETTE = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 _EVERYTHING = sys.maxsize
@@ -32,6 +32,8 @@ def logs_command(
         logs = vmprov.console_logs(targets, port)
         if not logs:
             raise NotFound("there is no machine whose log could be shown", hint="make one with: vmprov create")
+        if raw and following:
+            raise SpecError("--raw does not follow", hint="leave --follow or --raw out")
         if raw:
             _print_raw(logs)
         elif following:
@@ -50,7 +52,7 @@ def logs_command(
 
 def _print_raw(logs: Mapping[str, Path]) -> None:
     if len(logs) != 1:
-        raise NotFound("--raw shows one machine", hint="name it")
+        raise SpecError("--raw shows one machine", hint="name it")
     path = next(iter(logs.values()))
     if path.exists():
         with path.open("rb") as file:

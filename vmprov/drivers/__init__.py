@@ -71,8 +71,11 @@ class Driver(Protocol):
         """The driver's name on the command line."""
         ...
 
-    def check(self) -> list[str]:
-        """Problems that would make :meth:`create` fail, one line each; empty when all is well."""
+    def check(self, *, events: Events, cancel: Cancel) -> None:
+        """Make sure that :meth:`create` can work on the host, which is up: start or build what it needs.
+
+        Raises :class:`vmprov.errors.HostNotReady` saying what stands in the way.
+        """
         ...
 
     def create(
@@ -93,9 +96,14 @@ class Driver(Protocol):
 NAMES = ("vagrant", "fake")
 
 
+def default_driver(host: Host) -> str:
+    """The driver to use on a host where none is named."""
+    return "fake" if host.name.startswith("fake:") else "vagrant"
+
+
 def open_driver(name: str, host: Host, home: Home, settings: Settings, installation: str) -> Driver:
     """The driver of that name for a host; raises :class:`vmprov.errors.SpecError` for an unknown one."""
-    if name in NAMES and (name == "fake") != host.name.startswith("fake:"):
+    if name in NAMES and (name == "fake") != (default_driver(host) == "fake"):
         raise SpecError(
             f"driver {name} does not work on host {host.name}", hint="driver fake goes with host fake: and only with it"
         )

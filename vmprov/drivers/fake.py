@@ -14,7 +14,7 @@ from vmprov.drivers import Order
 from vmprov.errors import Failed, VmprovError, WaitTimeout
 from vmprov.events import Events
 from vmprov.hosts import Host
-from vmprov.hypervisor.marks import mark_element
+from vmprov.hypervisor.definitions import mark_element
 from vmprov.waiting import Cancel, Deadline
 
 
@@ -26,9 +26,8 @@ class FakeDriver:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def check(self) -> list[str]:
-        """Nothing can be wrong."""
-        return []
+    def check(self, *, events: Events, cancel: Cancel) -> None:
+        """Nothing can be missing."""
 
     def create(
         self,

@@ -54,16 +54,11 @@ class VagrantDriver:
         self._engine = Engine()
         self._runner = RunnerContainer(self._engine, host, home, settings, installation)
 
-    def check(self) -> list[str]:
-        """Docker has to answer, and the templates have to be there."""
-        problems = []
-        try:
-            self._engine.version()
-            for name in (_VAGRANTFILE, _PLUGIN, _FRAGMENT):
-                template_file(name)
-        except VmprovError as problem:
-            problems.append(str(problem))
-        return problems
+    def check(self, *, events: Events, cancel: Cancel) -> None:
+        """The templates have to be there, and the runner container has to run."""
+        for name in (_VAGRANTFILE, _PLUGIN, _FRAGMENT):
+            template_file(name)
+        self._runner.ensure(events, cancel=cancel)
 
     def create(
         self, orders: Sequence[Order], *, events: Events, cancel: Cancel, deadline: Deadline

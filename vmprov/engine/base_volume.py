@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vmprov.drivers.box import base_volume_name
 from vmprov.engine.context import Context
 from vmprov.images import Image
 from vmprov.locks import exclusive
@@ -27,8 +28,8 @@ def _locked(ctx: Context, volume: str) -> Iterator[None]:
 
 
 def volume_name(image: Image) -> str:
-    """What vagrant-libvirt calls the volume of a box, so that it finds ours and uploads nothing."""
-    return f"{image.box.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image_{image.version}_box.img"
+    """What vagrant-libvirt calls the volume of the image's box, so that it finds ours and uploads nothing."""
+    return base_volume_name(image.box, image.version)
 
 
 def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:

@@ -28,26 +28,23 @@ def wait_until_ready(
     ctx.stage(vm.name, "booting")
     if vm.login == "none":
         return vm.address
-    waiter = _Waiter(ctx, vm, image.user if image else "", log_offset)
+    waiter = _Waiter(ctx, vm, image.user if image else "", deadline, log_offset)
     probe = waiter.console_prompt if vm.login == "console" else waiter.ssh_answer
     try:
         wait_until(probe, deadline, waiter.awaited, cancel=ctx.cancel, interval=_INTERVAL)
     except WaitTimeout as problem:
         said = last_line(ctx.home.console_log(vm.name, 0))
-        raise WaitTimeout(
-            f"{vm.name}: {problem.what}"
-            + (f"; {waiter.why}" if waiter.why else "")
-            + f"; its last serial line: {said!r}",
-            hint=f"give it more with --timeout, or keep it with --keep-on-failure and see: vmprov logs {vm.name}",
-        ) from problem
+        met = f"; {waiter.why}" if waiter.why else ""
+        raise WaitTimeout(f"{problem.what}{met}; its last serial line: {said!r}") from problem
     return waiter.address
 
 
 class _Waiter:
-    def __init__(self, ctx: Context, vm: VMRecord, user: str, log_offset: int) -> None:
+    def __init__(self, ctx: Context, vm: VMRecord, user: str, deadline: Deadline, log_offset: int) -> None:
         self._ctx = ctx
         self._vm = vm
         self._user = user
+        self._deadline = deadline
         self._log_offset = log_offset
         self._state_check = Deadline(0)
         self._prober: ssh.Prober | None = None
@@ -80,7 +77,7 @@ class _Waiter:
             known_hosts=self._ctx.home.known_hosts(self._vm.lab),
             alias=self._vm.name,
         )
-        return ssh.Prober(self._ctx.host, login, self._ctx.runner)
+        return ssh.Prober(self._ctx.host, login, self._ctx.runner, deadline=self._deadline, cancel=self._ctx.cancel)
 
     def _check_alive(self) -> None:
         if not self._state_check.expired:
@@ -89,4 +86,4 @@ class _Waiter:
         state = self._ctx.hypervisor.domain(self._vm.domain).state
         if state is not DomainState.RUNNING:
             said = last_line(self._ctx.home.console_log(self._vm.name, 0))
-            raise Failed(f"{self._vm.name} is {state} instead of running; its last serial line: {said!r}")
+            raise Failed(f"it is {state} instead of running; its last serial line: {said!r}")

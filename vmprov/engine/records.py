@@ -49,6 +49,8 @@ def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Ba
                 f"there is a VM called {clashes[0]!r} already",
                 hint="choose another --name, or delete it first",
             )
+        if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
+            raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         for position, name in enumerate(names):
             _record_vm(ctx, request, image, disk, lab=lab, name=name, position=position)
@@ -118,7 +120,9 @@ def _record_vm(
 ) -> None:
     installation = ctx.store.installation
     per_vm, shared = request.network == "per-vm", request.network in MODES
-    network = addressing.network_name(installation, name if per_vm else f"lab-{lab}") if shared else request.network
+    # A VM's name has no dot, so that these never meet.
+    owner = name if per_vm else f"{request.network}.{lab}"
+    network = addressing.network_name(installation, owner) if shared else request.network
     vm_id = ctx.store.add_vm(
         lab=lab, name=name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
         domain=addressing.domain_name(installation, name), uuid=str(uuid.uuid4()),

@@ -29,7 +29,7 @@ from typing import Any
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
 from vmprov.hypervisor import Domain, DomainState, Network, Node, Pool, Volume
-from vmprov.hypervisor.marks import (
+from vmprov.hypervisor.definitions import (
     find_mark,
     interface_networks,
     parse_definition,

@@ -46,6 +46,7 @@ class CreateRequest(BaseModel):
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
     ``network`` is ``per-vm``, ``shared``, ``isolated``, or the name of an existing libvirt network.
     ``image`` may be empty: a machine with a blank disk, ready as soon as it is powered on.
+    ``driver`` may be empty: the host's default.
     ``parallel`` of 0 means: as many at once as the host's cores and memory suggest.
     """
 
@@ -55,7 +56,7 @@ class CreateRequest(BaseModel):
     name: Annotated[str, AfterValidator(lambda name: check_name(name) if name else name)] = ""
     lab: Annotated[str, AfterValidator(lambda name: _lab_name(name) if name else name)] = ""
     image: Annotated[str, AfterValidator(lambda name: check_image_name(name) if name else name)] = "debian-12"
-    driver: str = "vagrant"
+    driver: str = ""
     network: Annotated[str, AfterValidator(check_network_name)] = "per-vm"
     cpus: int = Field(default=1, ge=1, le=256)
     memory: Size = Field(default=1024 * MIB, ge=SMALLEST_MEMORY)
@@ -97,7 +98,7 @@ class CreateRequest(BaseModel):
 
 def _sentence(error: Any) -> str:
     """One problem found by pydantic, in the words of the command line."""
-    field = ".".join(str(part) for part in error["loc"])
+    field = str(error["loc"][0]) if error["loc"] else ""
     given = error.get("input")
     limits = error.get("ctx", {})
     option = f"--{field.replace('_', '-')}" if field else ""
