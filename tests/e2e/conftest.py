@@ -130,24 +130,29 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-@pytest.fixture
-def hypervisor(cli: Cli) -> Iterator[LibvirtHypervisor]:
+def connect(cli: Cli) -> LibvirtHypervisor:
     """A connection of the test's own to the embedded host's libvirt."""
     socket = cli.home.run / "embedded" / "libvirt" / "libvirt-sock"
-    connection = LibvirtHypervisor(f"qemu+unix:///system?socket={socket}")
+    return LibvirtHypervisor(f"qemu+unix:///system?socket={socket}")
+
+
+@pytest.fixture
+def hypervisor(cli: Cli) -> Iterator[LibvirtHypervisor]:
+    """See :func:`connect`."""
+    connection = connect(cli)
     yield connection
     connection.close()
 
 
 @pytest.fixture
-def left_behind(cli: Cli, hypervisor: LibvirtHypervisor) -> Iterator[None]:
+def left_behind(cli: Cli) -> Iterator[None]:
     """Whatever the test did: afterwards, what was there before is there, and nothing else."""
-    before = _everything(cli, hypervisor)
+    before = _everything(cli)
     yield
-    assert _everything(cli, hypervisor) == before
+    assert _everything(cli) == before
 
 
-def _everything(cli: Cli, hypervisor: LibvirtHypervisor) -> dict[str, set[str]]:
+def _everything(cli: Cli) -> dict[str, set[str]]:
     with Vmprov(Settings.from_environ(cli.environ)) as vmprov:
         records = {vm.name for vm in vmprov.store.vms()} | {lab.name for lab in vmprov.store.labs()}
         owned = {f"{thing.kind} {thing.name}" for thing in vmprov.store.owned()}
@@ -156,11 +161,15 @@ def _everything(cli: Cli, hypervisor: LibvirtHypervisor) -> dict[str, set[str]]:
         for directory in ("vms", "labs", "run/console", "hosts/embedded/lib/qemu/nvram", "hosts/embedded/lib/swtpm")
         for path in (cli.root / directory).glob("*")
     }
-    return {
-        "domains": {domain.name for domain in hypervisor.domains()},
-        "networks": {network.name for network in hypervisor.networks()},
-        "volumes": {volume.name for volume in hypervisor.volumes("default")},
-        "records": records,
-        "owned": owned,
-        "files": files,
-    }
+    hypervisor = connect(cli)
+    try:
+        return {
+            "domains": {domain.name for domain in hypervisor.domains()},
+            "networks": {network.name for network in hypervisor.networks()},
+            "volumes": {volume.name for volume in hypervisor.volumes("default")},
+            "records": records,
+            "owned": owned,
+            "files": files,
+        }
+    finally:
+        hypervisor.close()

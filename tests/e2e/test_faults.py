@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import LIMIT, Cli
+from vmprov import Settings, Vmprov
 from vmprov.containers.engine import Engine
 from vmprov.hypervisor.libvirt import LibvirtHypervisor
+from vmprov.waiting import Deadline
 
 pytestmark = pytest.mark.usefixtures("left_behind")
 TINY = ("--image", "tiny", "--memory", "256MiB")
@@ -21,6 +24,11 @@ TINY = ("--image", "tiny", "--memory", "256MiB")
 
 def last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
+
+
+def installation_of(cli: Cli) -> str:
+    with Vmprov(Settings.from_environ(cli.environ)) as vmprov:
+        return vmprov.store.installation
 
 
 def wait_for(condition: object, what: str, limit: float = 120) -> None:
@@ -111,7 +119,7 @@ def test_a_truncated_image_is_refused_and_the_lab_is_undone(cli: Cli) -> None:
 def test_a_network_name_taken_by_somebody_else_fails_that_machine_alone(
     cli: Cli, hypervisor: LibvirtHypervisor
 ) -> None:
-    installation = cli("doctor", "--json").json[0]["text"].rsplit(" ", 1)[1]
+    installation = installation_of(cli)
     name = f"vmprov-{installation}-taken-2"
     hypervisor.create_network(f"<network><name>{name}</name><bridge name='foreign1'/></network>")
 
@@ -170,7 +178,7 @@ def test_a_killed_create_is_fully_removed_by_delete(cli: Cli) -> None:
 @pytest.mark.parametrize("role", ["runner", "host"])
 def test_a_container_killed_meanwhile_fails_the_machines_and_leaves_nothing(cli: Cli, role: str) -> None:
     engine = Engine()
-    installation = cli("doctor", "--json").json[0]["text"].rsplit(" ", 1)[1]
+    installation = installation_of(cli)
     labels = {"vmprov.installation": installation, "vmprov.role": role}
     run = cli.start("create", "--count", "2", "--name", "orphan", *TINY, "--timeout", "60s", "--json")
     if role == "runner":
@@ -189,15 +197,43 @@ def test_a_container_killed_meanwhile_fails_the_machines_and_leaves_nothing(cli:
     engine.close()
 
 
-def test_a_full_pool_is_told_before_anything_is_made(cli: Cli, hypervisor: LibvirtHypervisor) -> None:
-    small = cli.root / "small-pool"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small], check=True)
-    try:
-        pass
-    finally:
-        subprocess.run(["umount", small], check=True)
-        small.rmdir()
+@pytest.fixture
+def small_pool(cli: Cli, hypervisor: LibvirtHypervisor, request: pytest.FixtureRequest) -> Iterator[Cli]:
+    """vmprov with a pool of so many MiB, on a file system of its own."""
+    path = cli.root / "small"
+    path.mkdir()
+    engine = Engine()
+
+    def inside(*argv: str) -> None:
+        container = f"vmprov-host-{installation_of(cli)}"
+        assert engine.exec(container, argv, on_line=print, deadline=Deadline(30)) == 0
+
+    inside("mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", str(path))
+    hypervisor.create_pool("small", str(path))
+    yield cli.with_environ(VMPROV_POOL="small")
+    assert hypervisor.volumes("small") == []
+    inside("virsh", "-q", "pool-destroy", "small")
+    inside("virsh", "-q", "pool-undefine", "small")
+    inside("umount", str(path))
+    path.rmdir()
+    engine.close()
+
+
+@pytest.mark.parametrize("small_pool", [64], indirect=True)
+def test_a_full_pool_is_told_before_anything_is_made(small_pool: Cli) -> None:
+    ran = small_pool.try_("create", *TINY)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "not one would fit (64MiB of disk free in pool small)" in last_line(ran.err)
+
+
+@pytest.mark.parametrize("small_pool", [300], indirect=True)
+def test_a_pool_that_fills_up_fails_the_machine_and_leaves_nothing(small_pool: Cli) -> None:
+    ran = small_pool.try_("create", "--name", "full", "--json")
+
+    (vm,) = ran.json["vms"]
+    assert (ran.code, vm["verdict"], vm["state"]) == (1, "failed", "removed")
+    assert "No space left" in vm["why"]
 
 
 def test_a_failed_machine_is_kept_on_request_with_its_log(cli: Cli) -> None:

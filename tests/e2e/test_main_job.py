@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Cli
+from tests.e2e.conftest import Cli, connect
 from vmprov.console.tail import clean, shows_login_prompt
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.libvirt import LibvirtHypervisor
@@ -25,8 +25,7 @@ FOREIGN_NETWORK = (
 @pytest.fixture(scope="module")
 def three(cli: Cli) -> Any:
     """Three machines from the default image, beside a foreign domain and a network that sits on our first subnets."""
-    socket = cli.home.run / "embedded" / "libvirt" / "libvirt-sock"
-    other = LibvirtHypervisor(f"qemu+unix:///system?socket={socket}")
+    other = connect(cli)
     other.define_domain(FOREIGN_DOMAIN)
     other.create_network(FOREIGN_NETWORK)
     yield cli("create", "--count", "3", "--json").json
