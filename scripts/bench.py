@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vmprov import ssh
-from vmprov.containers.engine import Engine
 from vmprov.drivers import BaseImage
-from vmprov.drivers.box import ensure_box
+from vmprov.drivers.box import base_volume_name, ensure_box
 from vmprov.drivers.runner_container import RunnerContainer
-from vmprov.engine.base_volume import volume_name
 from vmprov.events import Events
 from vmprov.hosts import Host
 from vmprov.images import Image
@@ -72,6 +70,16 @@ class Place:
     def login_user(self) -> str:
         """The account that the seed makes."""
         return self.image.user or LOGIN_USER
+
+    @property
+    def box(self) -> str:
+        """The box for plain Vagrant."""
+        return f"bench/{self.image.name}"
+
+    @property
+    def base_volume(self) -> str:
+        """That box's volume."""
+        return base_volume_name(self.box, self.image.version)
 
     def seed(self, name: str) -> Path:
         """A seed for one machine."""
@@ -139,7 +147,7 @@ class Inside:
     """Runs programs in the embedded host's container."""
 
     def __init__(self, place: Place) -> None:
-        self._engine = Engine()
+        self._engine = place.vmprov.engine
         self._container = f"vmprov-host-{place.vmprov.store.installation}"
 
     def run(self, *argv: str) -> None:
@@ -167,22 +175,23 @@ def plain_vagrant(place: Place) -> Iterator[Callable[..., None]]:
     image, pool = place.image, place.host.pool
     home = place.vmprov.home.vagrant_home(place.host.slug)
     disk = place.vmprov.images.disk(image.name)
-    base = BaseImage(image.name, image.box, image.version, volume_name(image), disk, image.virtual_size)
+    base = BaseImage(image.name, place.box, image.version, place.base_volume, disk, image.virtual_size)
     ensure_box(home, base)
     names = [f"plain-{number}" for number in range(place.count)]
     machines = "".join(STOCK_MACHINE.format(name=name, seed=place.seed(name)) for name in names)
     kvm = place.host.acceleration().kind == "kvm"
     text = STOCK_VAGRANTFILE.format(
-        box=image.box, version=image.version, user=place.login_user, key=place.key, machines=machines, pool=pool,
+        box=place.box, version=image.version, user=place.login_user, key=place.key, machines=machines, pool=pool,
         domain_type="kvm" if kvm else "qemu", cpu_mode="host-passthrough" if kvm else "maximum", memory=MEMORY_MIB,
     )  # fmt: skip
     (directory / "Vagrantfile").write_text(text)
-    runner = RunnerContainer(place.host, place.vmprov.home, place.vmprov.settings, place.vmprov.store.installation)
+    installation = place.vmprov.store.installation
+    runner = RunnerContainer(place.vmprov.engine, place.host, place.vmprov.home, place.vmprov.settings, installation)
     runner.ensure(Events())
 
     def vagrant(*words: str) -> None:
         said: list[str] = []
-        code = runner.exec(["vagrant", *words], workdir=directory, on_line=said.append, deadline=Deadline(LIMIT))
+        code = runner.run(["vagrant", *words], workdir=directory, on_line=said.append, deadline=Deadline(LIMIT))
         if code:
             raise SystemExit(f"vagrant {' '.join(words)} exited with {code}\n" + "\n".join(said[-30:]))
 
@@ -196,7 +205,7 @@ def contest(place: Place) -> dict[str, float]:
     """One round of everything, in turn."""
     figures = {"raw QEMU to SSH": raw_qemu(place)}
     hypervisor, pool = place.host.hypervisor(), place.host.pool
-    base = volume_name(place.image)
+    base = place.base_volume
     create = vmprov_command(
         "create", "--count", str(place.count), "--image", place.image.name, "--lab", "bench", "--json"
     )

@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv4Network
 LONGEST_INTERFACE_NAME = 15
 # Room for the gateway, a VM, and a few guests within the guest.
 PER_VM_PREFIX = 28
-SHARED_PREFIX = 24
+# Room for the largest lab.
+SHARED_PREFIX = 22
 
 
 def domain_name(installation: str, vm: str) -> str:

@@ -45,7 +45,7 @@ class Finding:
 
 def examine(vmprov: Vmprov, host_uri: str = "") -> Iterator[Finding]:
     """Run every check, cheapest first; a check that breaks is itself a finding."""
-    engine = Engine()
+    engine = vmprov.engine
     host = vmprov.host(host_uri)
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("state directory", lambda: _state_directory(vmprov)),
@@ -59,14 +59,11 @@ def examine(vmprov: Vmprov, host_uri: str = "") -> Iterator[Finding]:
         ("subnets", lambda: _subnets(vmprov, host)),
         ("permissions", lambda: _permissions(host)),
     ]
-    try:
-        for name, check in checks:
-            try:
-                yield check()
-            except VmprovError as problem:
-                yield Finding(name, PROBLEM, problem.what, problem.hint)
-    finally:
-        engine.close()
+    for name, check in checks:
+        try:
+            yield check()
+        except VmprovError as problem:
+            yield Finding(name, PROBLEM, problem.what, problem.hint)
 
 
 def _state_directory(vmprov: Vmprov) -> Finding:

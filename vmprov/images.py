@@ -56,18 +56,13 @@ class Image:
     created: float
 
     @property
-    def box(self) -> str:
-        """The name of the Vagrant box that is made from it."""
-        return f"vmprov/{self.name}"
-
-    @property
     def version(self) -> str:
         """The box's version: another content is another version."""
         return f"0.0.{int(self.sha256[:8], 16)}"
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
-        return {**asdict(self), "box": self.box, "box_version": self.version}
+        return asdict(self)
 
 
 class Images:
@@ -76,10 +71,6 @@ class Images:
     def __init__(self, home: Home, engine: Engine) -> None:
         self._home = home
         self._engine = engine
-
-    def close(self) -> None:
-        """Give back the connection to Docker."""
-        self._engine.close()
 
     def all(self) -> list[Image]:
         """Every image, by name."""

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
+from vmprov.containers.engine import Engine
+from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, NotFullyUndone, VmprovError
 from vmprov.events import Events, Listener
 from vmprov.hosts import Acceleration, Host, open_host
 from vmprov.hypervisor import DomainState
@@ -61,6 +62,7 @@ class Vmprov:
         self.events = Events(*listeners)
         self.cancel = cancel or Cancel()
         self._runner = runner or LocalRunner()
+        self.engine = Engine()
         self._hosts: dict[str, Host] = {}
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -78,8 +80,7 @@ class Vmprov:
         """Give back connections and the database; machines run on."""
         for host in self._hosts.values():
             host.close()
-        if self._images is not None:
-            self._images.close()
+        self.engine.close()
         if self._store is not None:
             self._store.close()
 
@@ -95,13 +96,12 @@ class Vmprov:
     @property
     def images(self) -> Images:
         """The images; deleting goes through :meth:`delete_image`."""
-        from vmprov.containers.engine import Engine
         from vmprov.images import Images
 
         with self._lock:
             if self._images is None:
                 self.home.create()
-                self._images = Images(self.home, Engine())
+                self._images = Images(self.home, self.engine)
             return self._images
 
     def host(self, uri: str = "") -> Host:
@@ -109,7 +109,7 @@ class Vmprov:
         name = uri or self.settings.host
         with self._lock:
             if name not in self._hosts:
-                self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation)
+                self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
             return self._hosts[name]
 
     def _context(self, host: str, driver: str) -> Context:
@@ -123,7 +123,7 @@ class Vmprov:
             settings=self.settings,
             store=self.store,
             host=place,
-            driver=open_driver(driver, place, self.home, self.settings, self.store.installation),
+            driver=open_driver(driver, place, self.home, self.settings, self.store.installation, self.engine),
             images=self.images,
             runner=self._runner,
             events=self.events,
@@ -182,7 +182,8 @@ class Vmprov:
         states: dict[str, dict[str, DomainState] | None] = {}
         for host in {vm.host for vm in records}:
             try:
-                states[host] = {domain.name: domain.state for domain in self.host(host).hypervisor().domains()}
+                # By uuid: a domain of the same name may be somebody else's.
+                states[host] = {domain.uuid: domain.state for domain in self.host(host).hypervisor().domains()}
             except VmprovError:
                 states[host] = None
         return [self._view(vm, _state_now(vm, states[vm.host])) for vm in records]
@@ -390,12 +391,12 @@ def _state_now(vm: VMRecord, domains: dict[str, DomainState] | None) -> str:
         return vm.state
     if domains is None:
         return "unknown"
-    return domains.get(vm.domain, DomainState.MISSING).value
+    return domains.get(vm.uuid, DomainState.MISSING).value
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> int:
+    if any(outcome.state == "broken" for outcome in outcomes):
+        return NotFullyUndone.exit_code
     if any(outcome.verdict == "cancelled" for outcome in outcomes):
         return Interrupted.exit_code
-    if any(outcome.state == "broken" for outcome in outcomes):
-        return 4
     return 0 if all(outcome.verdict == "success" for outcome in outcomes) else 1

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from vmprov.containers.engine import Engine
 from vmprov.drivers import Order
 from vmprov.drivers.vagrant import VagrantDriver
 from vmprov.hosts import Acceleration, Host
@@ -48,7 +49,7 @@ def host() -> StubHost:
 @pytest.fixture
 def driver(home: Home, host: StubHost) -> VagrantDriver:
     settings = Settings.from_environ({"VMPROV_HOME": str(home.root)})
-    return VagrantDriver(cast("Host", host), home, settings, "3f0a")
+    return VagrantDriver(cast("Host", host), home, settings, "3f0a", Engine())
 
 
 def order(home: Home, vm: str) -> Order:

@@ -116,6 +116,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except click.ClickException as problem:
         _complain(problem.format_message())
         sys.exit(problem.exit_code)
+    except OSError as problem:
+        if debug:
+            raise
+        _complain(str(problem))
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         sys.exit(Interrupted.exit_code)

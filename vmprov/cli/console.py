@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import opened
+from vmprov.cli.options import opened
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import json_option, opened, print_json, report
+from vmprov.cli.options import json_option, opened, print_json, report
 from vmprov.cli.progress import choose_progress
 from vmprov.errors import SpecError
 from vmprov.paths import Home

@@ -7,7 +7,7 @@ import sys
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import host_option, json_option, opened, print_json
+from vmprov.cli.options import host_option, json_option, opened, print_json
 from vmprov.errors import HostNotReady
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.options import host_option, json_option, opened, print_json, print_table
 from vmprov.cli.progress import choose_progress
 from vmprov.paths import Home
 from vmprov.settings import Settings

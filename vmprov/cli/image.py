@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import json_option, opened, print_json, print_table
+from vmprov.cli.options import json_option, opened, print_json, print_table
 from vmprov.cli.progress import choose_progress
 from vmprov.spec.quantities import format_size
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import opened
+from vmprov.cli.options import opened
 from vmprov.console.tail import LogLine, follow, last_lines
 from vmprov.errors import NotFound, SpecError
 

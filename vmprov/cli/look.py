@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import json_option, opened, print_json, print_table
+from vmprov.cli.options import json_option, opened, print_json, print_table
 from vmprov.spec.quantities import format_size
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.common import opened, report
+from vmprov.cli.options import opened, report
 from vmprov.cli.progress import choose_progress
 from vmprov.errors import SpecError
 from vmprov.lab import Vmprov

@@ -11,12 +11,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import docker
-import docker.errors
-import requests.exceptions
 
 from vmprov.errors import CommandFailed, HostNotReady, Interrupted, VmprovError, WaitTimeout
 from vmprov.waiting import Cancel, Deadline
@@ -29,6 +26,18 @@ _SIGNAL_PID = 'kill -s "$1" "$(cat "$0")"'
 _GRACE = 15.0
 
 OnLine = Callable[[str], None]
+
+
+@cache
+def _sdk() -> Any:
+    """The Docker SDK, imported at its first use: most commands never need it, and it is slow to load.
+
+    Its transport raises exceptions of requests, which are all of :class:`OSError`.
+    """
+    import docker
+    import docker.errors
+
+    return docker
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class Engine:
         with _failing(f"look for image {name}"):
             try:
                 self._docker.images.get(name)
-            except docker.errors.ImageNotFound:
+            except _sdk().errors.ImageNotFound:
                 return False
             return True
 
@@ -107,7 +116,7 @@ class Engine:
         repository, _, tag = name.partition(":")
         try:
             self._docker.images.pull(repository, tag=tag or "latest")
-        except (docker.errors.APIError, docker.errors.DockerException, requests.exceptions.RequestException):
+        except (_sdk().errors.DockerException, OSError):
             return False
         return True
 
@@ -217,7 +226,7 @@ class Engine:
         with _failing(f"look at container {name}"):
             try:
                 return str(self._docker.containers.get(name).status)
-            except docker.errors.NotFound:
+            except _sdk().errors.NotFound:
                 return ""
 
     def incarnation(self, name: str) -> str:
@@ -225,7 +234,7 @@ class Engine:
         with _failing(f"look at container {name}"):
             try:
                 shown = self._docker.api.inspect_container(name)
-            except docker.errors.NotFound:
+            except _sdk().errors.NotFound:
                 return ""
             return f"{shown['Id']} {shown['State']['StartedAt']}"
 
@@ -234,7 +243,7 @@ class Engine:
         with _failing(f"read the log of container {name}"):
             try:
                 return bytes(self._docker.api.logs(name, tail=tail)).decode(errors="replace")
-            except docker.errors.NotFound:
+            except _sdk().errors.NotFound:
                 return ""
 
     def remove(self, name: str) -> bool:
@@ -242,9 +251,9 @@ class Engine:
         with _failing(f"remove container {name}"):
             try:
                 self._docker.api.remove_container(name, force=True, v=True)
-            except docker.errors.NotFound:
+            except _sdk().errors.NotFound:
                 return False
-            except docker.errors.APIError as problem:
+            except _sdk().errors.APIError as problem:
                 if "already in progress" not in str(problem):
                     raise
             return True
@@ -274,14 +283,14 @@ class Engine:
                 run = self._docker.api.exec_create(
                     container, command, user=user, workdir=workdir or None, environment=dict(env or {})
                 )["Id"]
-            except docker.errors.NotFound as problem:
+            except _sdk().errors.NotFound as problem:
                 raise HostNotReady(f"container {container} does not run", hint="run: vmprov host up") from problem
             with _watched(token, deadline, argv[0], lambda: self._stop_exec(container, run, pid_file)):
                 for line in _lines(self._docker.api.exec_start(run, stream=True)):
                     on_line(line)
             try:
                 code = self._docker.api.exec_inspect(run)["ExitCode"]
-            except docker.errors.NotFound:
+            except _sdk().errors.NotFound:
                 code = None
         if code is None or self.status(container) != "running":
             raise HostNotReady(f"container {container} stopped while {argv[0]} ran in it", hint="run: vmprov host up")
@@ -300,8 +309,8 @@ class Engine:
 
 def _connect() -> Any:
     try:
-        return docker.from_env(timeout=_SOCKET_TIMEOUT, version="auto")
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as problem:
+        return _sdk().from_env(timeout=_SOCKET_TIMEOUT, version="auto")
+    except (_sdk().errors.DockerException, OSError) as problem:
         raise _unreachable(problem) from problem
 
 
@@ -321,10 +330,10 @@ def _failing(doing: str) -> Iterator[None]:
         yield
     except VmprovError:
         raise
-    except docker.errors.APIError as problem:
+    except _sdk().errors.APIError as problem:
         explanation = problem.explanation or str(problem)
         raise CommandFailed(f"Docker could not {doing}: {explanation}") from problem
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as problem:
+    except (_sdk().errors.DockerException, OSError) as problem:
         raise _unreachable(problem) from problem
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vmprov.containers.engine import Engine
 from vmprov.errors import SpecError, VmprovError
 from vmprov.events import Events
 from vmprov.hosts import Host
@@ -101,7 +102,7 @@ def default_driver(host: Host) -> str:
     return "fake" if host.name.startswith("fake:") else "vagrant"
 
 
-def open_driver(name: str, host: Host, home: Home, settings: Settings, installation: str) -> Driver:
+def open_driver(name: str, host: Host, home: Home, settings: Settings, installation: str, engine: Engine) -> Driver:
     """The driver of that name for a host; raises :class:`vmprov.errors.SpecError` for an unknown one."""
     if name in NAMES and (name == "fake") != (default_driver(host) == "fake"):
         raise SpecError(
@@ -110,7 +111,7 @@ def open_driver(name: str, host: Host, home: Home, settings: Settings, installat
     if name == "vagrant":
         from vmprov.drivers.vagrant import VagrantDriver
 
-        return VagrantDriver(host, home, settings, installation)
+        return VagrantDriver(host, home, settings, installation, engine)
     if name == "fake":
         from vmprov.drivers.fake import FakeDriver
 

@@ -48,11 +48,10 @@ class VagrantDriver:
 
     name = "vagrant"
 
-    def __init__(self, host: Host, home: Home, settings: Settings, installation: str) -> None:
+    def __init__(self, host: Host, home: Home, settings: Settings, installation: str, engine: Engine) -> None:
         self._host = host
         self._home = home
-        self._engine = Engine()
-        self._runner = RunnerContainer(self._engine, host, home, settings, installation)
+        self._runner = RunnerContainer(engine, host, home, settings, installation)
 
     def check(self, *, events: Events, cancel: Cancel) -> None:
         """The templates have to be there, and the runner container has to run."""

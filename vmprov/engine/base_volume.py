@@ -27,9 +27,14 @@ def _locked(ctx: Context, volume: str) -> Iterator[None]:
         yield
 
 
-def volume_name(image: Image) -> str:
+def box_name(ctx: Context, image: Image) -> str:
+    """The Vagrant box that is made from an image; another installation's has another name."""
+    return f"vmprov-{ctx.store.installation}/{image.name}"
+
+
+def volume_name(ctx: Context, image: Image) -> str:
     """What vagrant-libvirt calls the volume of the image's box, so that it finds ours and uploads nothing."""
-    return base_volume_name(image.box, image.version)
+    return base_volume_name(box_name(ctx, image), image.version)
 
 
 def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
@@ -37,7 +42,7 @@ def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
 
     The image's digest is verified before it is uploaded. Raises :class:`vmprov.errors.ImageBroken`.
     """
-    name, pool = volume_name(image), ctx.host.pool
+    name, pool = volume_name(ctx, image), ctx.host.pool
     with _locked(ctx, name):
         with ctx.store.transaction():
             for vm in vms:

@@ -17,7 +17,7 @@ _OFF = (DomainState.STOPPED, DomainState.CRASHED, DomainState.MISSING)
 
 def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, wait: bool) -> None:
     """Power on; returns when the VM is ready, or at power-on if not ``wait``. A running VM stays as it is."""
-    if ctx.hypervisor.domain(vm.domain).state is DomainState.RUNNING:
+    if _state(ctx, vm) is DomainState.RUNNING:
         ctx.stage(vm.name, "running")
         return
     ctx.stage(vm.name, "power on")
@@ -35,6 +35,7 @@ def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None
 
     Raises :class:`WaitTimeout` when the guest does not obey.
     """
+    _state(ctx, vm)
     ctx.stage(vm.name, "stopping")
     if force:
         ctx.hypervisor.power_off_domain(vm.domain)
@@ -50,7 +51,7 @@ def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None
         return False
 
     try:
-        wait_until(stopped, deadline, f"shutdown of {vm.name}", cancel=ctx.cancel)
+        wait_until(stopped, deadline, "shutdown", cancel=ctx.cancel)
     except WaitTimeout as problem:
         raise WaitTimeout(problem.what, hint=f"pull the plug with: vmprov stop --force {vm.name}") from problem
     ctx.stage(vm.name, "stopped")
@@ -58,7 +59,13 @@ def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None
 
 def reboot(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, force: bool, wait: bool) -> None:
     """Stop and start again, so that the domain's changed definition takes effect; the console log goes on."""
-    if ctx.hypervisor.domain(vm.domain).state is DomainState.MISSING:
-        raise Failed(f"{vm.name} has no domain any more", hint=f"run: vmprov delete {vm.name}")
     stop(ctx, vm, deadline, force=force)
     start(ctx, vm, image, deadline, wait=wait)
+
+
+def _state(ctx: Context, vm: VMRecord) -> DomainState:
+    """The state of the VM's own domain; raises :class:`Failed` if it is gone, or its name is somebody else's now."""
+    found = ctx.hypervisor.domain(vm.domain)
+    if found.state is DomainState.MISSING or found.uuid != vm.uuid:
+        raise Failed("its domain is gone", hint=f"run: vmprov delete {vm.name}")
+    return found.state

@@ -84,9 +84,9 @@ def _base_image(ctx: Context, image: Image | None) -> BaseImage | None:
         return None
     return BaseImage(
         name=image.name,
-        box=image.box,
+        box=base_volume.box_name(ctx, image),
         version=image.version,
-        volume=base_volume.volume_name(image),
+        volume=base_volume.volume_name(ctx, image),
         disk=ctx.images.disk(image.name),
         virtual_size=image.virtual_size,
     )

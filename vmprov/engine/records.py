@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from itertools import count
 
 from vmprov import addressing
 from vmprov.capacity import room_for
@@ -129,8 +130,9 @@ def _record_vm(
         image=request.image, login=image.login if image else "none", network=network, bridge="", address="",
         mac="", serial_number="", cpus=request.cpus, memory=request.memory, disk=disk, consoles=request.consoles,
     )  # fmt: skip
-    wanted = request.serial_numbers[position] if request.serial_numbers else ""
-    number = wanted or addressing.serial_number(installation, vm_id)
-    if ctx.store.lease(host="", kind="serial number", lab=lab, vm=name, candidates=[number]) is None:
-        raise NameTaken(f"another VM has the serial number {number} already")
+    generated = (addressing.serial_number(installation, number) for number in count(vm_id))
+    candidates = [request.serial_numbers[position]] if request.serial_numbers else generated
+    number = ctx.store.lease(host="", kind="serial number", lab=lab, vm=name, candidates=candidates)
+    if number is None:
+        raise NameTaken(f"another VM has the serial number {request.serial_numbers[position]} already")
     ctx.store.update_vm(name, mac=addressing.mac_address(installation, vm_id), serial_number=number)

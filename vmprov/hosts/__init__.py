@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
+from vmprov.containers.engine import Engine
 from vmprov.errors import SpecError
 from vmprov.events import Events
 from vmprov.hypervisor import Hypervisor
@@ -98,15 +99,15 @@ class Host(Protocol):
         ...
 
 
-def open_host(uri: str, home: Home, settings: Settings, installation: str) -> Host:
-    """The host that a URI names; nothing is started or connected yet.
+def open_host(uri: str, home: Home, settings: Settings, installation: str, engine: Engine) -> Host:
+    """The host that a URI names; nothing is started or connected yet. ``engine`` stays the caller's to close.
 
     Raises :class:`vmprov.errors.SpecError` for a URI that names none.
     """
     if uri == "embedded":
         from vmprov.hosts.embedded import EmbeddedHost
 
-        return EmbeddedHost(home, settings, installation)
+        return EmbeddedHost(home, settings, installation, engine)
     if uri.startswith("fake:"):
         from vmprov.hosts.fake import FakeHost
 
@@ -114,7 +115,7 @@ def open_host(uri: str, home: Home, settings: Settings, installation: str) -> Ho
     if uri.startswith("qemu") and ":///" in uri:
         from vmprov.hosts.system import SystemHost
 
-        return SystemHost(uri, home, settings, installation)
+        return SystemHost(uri, home, settings, installation, engine)
     raise SpecError(
         f"no such host: {uri!r}", hint="use embedded, or a libvirt URI of this machine such as qemu:///system"
     )

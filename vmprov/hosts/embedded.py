@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmprov.addressing import parse_routes
 from vmprov.containers import recipes
-from vmprov.containers.engine import ContainerSpec, Mount
+from vmprov.containers.engine import ContainerSpec, Engine, Mount
 from vmprov.errors import HostNotReady
 from vmprov.events import Events
 from vmprov.hosts import RunnerPlace, acceleration
@@ -30,7 +30,7 @@ _ROUTES_LIMIT = 15.0
 class EmbeddedHost(LocalHost):
     """See the module; one per state directory."""
 
-    def __init__(self, home: Home, settings: Settings, installation: str) -> None:
+    def __init__(self, home: Home, settings: Settings, installation: str, engine: Engine) -> None:
         self._sockets = home.run / "embedded" / "libvirt"
         super().__init__(
             name="embedded",
@@ -39,6 +39,7 @@ class EmbeddedHost(LocalHost):
             uri=f"qemu+unix:///system?socket={self._sockets / 'libvirt-sock'}",
             home=home,
             installation=installation,
+            engine=engine,
         )
 
     @property

@@ -13,14 +13,16 @@ from vmprov.paths import Home
 class LocalHost:
     """Base of the hosts on this machine; ``uri`` is what libvirt is given."""
 
-    def __init__(self, *, name: str, slug: str, pool: str, uri: str, home: Home, installation: str) -> None:
+    def __init__(
+        self, *, name: str, slug: str, pool: str, uri: str, home: Home, installation: str, engine: Engine
+    ) -> None:
         self.name = name
         self.slug = slug
         self.pool = pool
         self._uri = uri
         self._home = home
         self._installation = installation
-        self._engine = Engine()
+        self._engine = engine
         self._connection: Hypervisor | None = None
         self._acceleration: Acceleration | None = None
 
@@ -39,7 +41,7 @@ class LocalHost:
 
     def down(self) -> bool:
         """Remove our containers on this host; definitions and disks stay. ``False`` if there were none."""
-        self._disconnect()
+        self.close()
         containers = self._engine.find(self.labels)
         for container in containers:
             self._engine.remove(container.id)
@@ -63,11 +65,7 @@ class LocalHost:
         return self._acceleration
 
     def close(self) -> None:
-        """Give back the connections to libvirt and Docker."""
-        self._disconnect()
-        self._engine.close()
-
-    def _disconnect(self) -> None:
+        """Give back the connection to libvirt."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vmprov.addressing import parse_routes
+from vmprov.containers.engine import Engine
 from vmprov.events import Events
 from vmprov.hosts import RunnerPlace
 from vmprov.hosts.local import LocalHost
@@ -26,9 +27,11 @@ class SystemHost(LocalHost):
 
     dialer: Path | None = None
 
-    def __init__(self, uri: str, home: Home, settings: Settings, installation: str) -> None:
+    def __init__(self, uri: str, home: Home, settings: Settings, installation: str, engine: Engine) -> None:
         slug = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")
-        super().__init__(name=uri, slug=slug, pool=settings.pool, uri=uri, home=home, installation=installation)
+        super().__init__(
+            name=uri, slug=slug, pool=settings.pool, uri=uri, home=home, installation=installation, engine=engine
+        )
 
     def up(self, events: Events) -> None:  # noqa: ARG002 - it is not ours to start
         """Check that libvirt answers and has the pool."""
