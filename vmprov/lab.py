@@ -375,6 +375,19 @@ class Vmprov:
             )
         return host.down()
 
+    def write_box(self, name: str, path: Path) -> Path:
+        """Make a Vagrant box of the libvirt provider from an image, at ``path``; returns that.
+
+        Raises :class:`vmprov.errors.ImageBroken` if the image is not what it was when it was made.
+        """
+        from vmprov.drivers.box import write_box
+        from vmprov.engine.base_volume import base_image
+
+        image = self.images.get(name)
+        self.images.verify(image)
+        write_box(base_image(self.images, image, self.store.installation), path)
+        return path
+
     def delete_image(self, name: str) -> bool:
         """Delete an image; ``False`` if there was none. Raises :class:`InUse` while VMs are made from it."""
         users = [vm.name for vm in self.store.vms() if vm.image == name]

@@ -95,6 +95,17 @@ def show(session: Session, name: str, as_json: bool) -> None:
         click.echo(f"{field.replace('_', ' '):<14} {value}")
 
 
+@image_command.command("box")
+@click.argument("name")
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def box(session: Session, name: str, path: Path) -> None:
+    """Write an image as a Vagrant box of the libvirt provider, for `vagrant box add`."""
+    with opened(session) as vmprov:
+        made = vmprov.write_box(name, path)
+    click.echo(f"box of {name}: {made}, {format_size(made.stat().st_size)}")
+
+
 @image_command.command("delete")
 @click.argument("names", nargs=-1, required=True)
 @click.pass_obj

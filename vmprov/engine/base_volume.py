@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vmprov.drivers import BaseImage
 from vmprov.drivers.box import base_volume_name
 from vmprov.engine.context import Context
-from vmprov.images import Image
+from vmprov.images import Image, Images
 from vmprov.locks import exclusive
 from vmprov.store import Owned
 from vmprov.waiting import Deadline
@@ -27,14 +28,21 @@ def _locked(ctx: Context, volume: str) -> Iterator[None]:
         yield
 
 
-def box_name(ctx: Context, image: Image) -> str:
-    """The Vagrant box that is made from an image; another installation's has another name."""
-    return f"vmprov-{ctx.store.installation}/{image.name}"
+def base_image(images: Images, image: Image, installation: str) -> BaseImage:
+    """What a driver has to know of an image.
 
-
-def volume_name(ctx: Context, image: Image) -> str:
-    """What vagrant-libvirt calls the volume of the image's box, so that it finds ours and uploads nothing."""
-    return base_volume_name(box_name(ctx, image), image.version)
+    Its box carries the installation's id, so that two installations on one host never share a base volume. The
+    volume has the name that vagrant-libvirt gives the box's, so that it finds ours and uploads nothing.
+    """
+    box = f"vmprov-{installation}/{image.name}"
+    return BaseImage(
+        name=image.name,
+        box=box,
+        version=image.version,
+        volume=base_volume_name(box, image.version),
+        disk=images.disk(image.name),
+        virtual_size=image.virtual_size,
+    )
 
 
 def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
@@ -42,7 +50,7 @@ def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
 
     The image's digest is verified before it is uploaded. Raises :class:`vmprov.errors.ImageBroken`.
     """
-    name, pool = volume_name(ctx, image), ctx.host.pool
+    name, pool = base_image(ctx.images, image, ctx.store.installation).volume, ctx.host.pool
     with _locked(ctx, name):
         with ctx.store.transaction():
             for vm in vms:

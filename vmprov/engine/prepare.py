@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
-from vmprov.drivers import BaseImage, Order
+from vmprov.drivers import Order
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
 from vmprov.engine.records import Batch
@@ -70,26 +70,13 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     )
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
-        disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=_base_image(ctx, image), seed=seed,
+        disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None, seed=seed,
         network=vm.network, subnet=subnet, mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
     )  # fmt: skip
 
 
 def _mark(ctx: Context, vm: VMRecord) -> Mark:
     return Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
-
-
-def _base_image(ctx: Context, image: Image | None) -> BaseImage | None:
-    if image is None:
-        return None
-    return BaseImage(
-        name=image.name,
-        box=base_volume.box_name(ctx, image),
-        version=image.version,
-        volume=base_volume.volume_name(ctx, image),
-        disk=ctx.images.disk(image.name),
-        virtual_size=image.virtual_size,
-    )
 
 
 # networks
