@@ -68,10 +68,11 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     consoles = tuple(
         (ctx.home.console_socket(vm.id, port), ctx.home.console_log(vm.name, port)) for port in range(vm.consoles)
     )
+    base = base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
-        disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None, seed=seed,
-        network=vm.network, subnet=subnet, mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
+        disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base, seed=seed, network=vm.network,
+        subnet=subnet, mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
     )  # fmt: skip
 
 
