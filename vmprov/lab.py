@@ -353,9 +353,9 @@ class Vmprov:
         try:
             node, pool = host.hypervisor().node(), host.hypervisor().pool(host.pool)
         except HostNotReady:
-            return HostView(name=host.name, up=False, vms=vms)
+            return HostView(name=host.name, uri=host.uri, up=False, vms=vms)
         return HostView(
-            name=host.name, up=True, vms=vms, cpus=node.cpus, memory=node.memory, free_memory=node.free_memory,
+            name=host.name, uri=host.uri, up=True, vms=vms, cpus=node.cpus, memory=node.memory, free_memory=node.free_memory,
             pool=pool.name, pool_available=pool.available, libvirt=node.libvirt, qemu=node.qemu,
         )  # fmt: skip
 

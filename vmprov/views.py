@@ -81,9 +81,10 @@ class DeleteResult:
 
 @dataclass(frozen=True)
 class HostView:
-    """A host as it is now; sizes in bytes, 0 where it does not answer."""
+    """A host as it is now; sizes in bytes, 0 where it does not answer. ``uri`` is what other libvirt clients need."""
 
     name: str
+    uri: str
     up: bool
     vms: int
     cpus: int = 0

@@ -286,7 +286,7 @@ class Engine:
             except _sdk().errors.NotFound as problem:
                 raise HostNotReady(f"container {container} does not run", hint="run: vmprov host up") from problem
             with _watched(token, deadline, argv[0], lambda: self._stop_exec(container, run, pid_file)):
-                for line in _lines(self._docker.api.exec_start(run, stream=True)):
+                for line in _lines(self._exec_output(run)):
                     on_line(line)
             try:
                 code = self._docker.api.exec_inspect(run)["ExitCode"]
@@ -296,10 +296,23 @@ class Engine:
             raise HostNotReady(f"container {container} stopped while {argv[0]} ran in it", hint="run: vmprov host up")
         return int(code)
 
+    def _exec_output(self, run: str) -> Iterator[bytes]:
+        """What a program in a container prints, both streams; closes the connection, which the SDK would not."""
+        from docker.utils.socket import frames_iter
+
+        stream = self._docker.api.exec_start(run, socket=True)
+        connection = stream._sock
+        try:
+            for _, data in frames_iter(stream, tty=False):
+                yield data
+        finally:
+            stream.close()
+            connection.close()
+
     def _stop_exec(self, container: str, run: str, pid_file: str) -> None:
         for signal in ("INT", "KILL"):
             kill = self._docker.api.exec_create(container, ["sh", "-c", _SIGNAL_PID, pid_file, signal], user="root")
-            self._docker.api.exec_start(kill["Id"])
+            self._docker.api.exec_start(kill["Id"], detach=True)
             grace = Deadline(_GRACE)
             while not grace.expired:
                 if not self._docker.api.exec_inspect(run)["Running"]:

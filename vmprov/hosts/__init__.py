@@ -48,6 +48,11 @@ class Host(Protocol):
         ...
 
     @property
+    def uri(self) -> str:
+        """What a libvirt client needs to reach it."""
+        ...
+
+    @property
     def slug(self) -> str:
         """The name as a directory name."""
         ...

@@ -32,6 +32,7 @@ class FakeHost:
         if not re.fullmatch(r"[a-z0-9-]*", name):
             raise SpecError(f"no such host: {uri!r}", hint="name it with lower-case letters, digits and hyphens")
         self.name = uri
+        self.uri = uri
         self.slug = f"fake-{name}" if name else "fake"
         self._hypervisor = FakeHypervisor(home.host(self.slug) / "world.json")
 

@@ -19,7 +19,7 @@ class LocalHost:
         self.name = name
         self.slug = slug
         self.pool = pool
-        self._uri = uri
+        self.uri = uri
         self._home = home
         self._installation = installation
         self._engine = engine
@@ -52,7 +52,7 @@ class LocalHost:
         if self._connection is None:
             from vmprov.hypervisor.libvirt import LibvirtHypervisor
 
-            self._connection = LibvirtHypervisor(self._uri)
+            self._connection = LibvirtHypervisor(self.uri)
         return self._connection
 
     def acceleration(self) -> Acceleration:
