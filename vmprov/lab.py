@@ -355,9 +355,18 @@ class Vmprov:
         except HostNotReady:
             return HostView(name=host.name, uri=host.uri, up=False, vms=vms)
         return HostView(
-            name=host.name, uri=host.uri, up=True, vms=vms, cpus=node.cpus, memory=node.memory, free_memory=node.free_memory,
-            pool=pool.name, pool_available=pool.available, libvirt=node.libvirt, qemu=node.qemu,
-        )  # fmt: skip
+            name=host.name,
+            uri=host.uri,
+            up=True,
+            vms=vms,
+            cpus=node.cpus,
+            memory=node.memory,
+            free_memory=node.free_memory,
+            pool=pool.name,
+            pool_available=pool.available,
+            libvirt=node.libvirt,
+            qemu=node.qemu,
+        )
 
     def host_views(self) -> list[HostView]:
         """The default host, and every host on which we have VMs."""

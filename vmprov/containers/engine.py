@@ -36,6 +36,7 @@ def _sdk() -> Any:
     """
     import docker
     import docker.errors
+    import docker.utils.socket
 
     return docker
 
@@ -298,12 +299,10 @@ class Engine:
 
     def _exec_output(self, run: str) -> Iterator[bytes]:
         """What a program in a container prints, both streams; closes the connection, which the SDK would not."""
-        from docker.utils.socket import frames_iter
-
         stream = self._docker.api.exec_start(run, socket=True)
         connection = stream._sock
         try:
-            for _, data in frames_iter(stream, tty=False):
+            for _, data in _sdk().utils.socket.frames_iter(stream, tty=False):
                 yield data
         finally:
             stream.close()
