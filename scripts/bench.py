@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -191,14 +192,17 @@ def plain_vagrant(place: Place) -> Iterator[Callable[..., None]]:
 
     def vagrant(*words: str) -> None:
         said: list[str] = []
-        code = runner.run(["vagrant", *words], workdir=directory, on_line=said.append, deadline=Deadline(LIMIT))
+        code = runner.run(["vagrant", *words], workdir=directory, env={}, on_line=said.append, deadline=Deadline(LIMIT))
         if code:
             raise SystemExit(f"vagrant {' '.join(words)} exited with {code}\n" + "\n".join(said[-30:]))
 
-    yield vagrant
-    for path in sorted(directory.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    directory.rmdir()
+    try:
+        yield vagrant
+    except BaseException:
+        vagrant("destroy", "-f")
+        raise
+    finally:
+        shutil.rmtree(directory)
 
 
 def contest(place: Place) -> dict[str, float]:
