@@ -35,6 +35,7 @@ STOCK_VAGRANTFILE = """\
 Vagrant.configure("2") do |config|
   config.vm.box = "{box}"
   config.vm.box_version = "{version}"
+  config.vm.box_check_update = false
   config.ssh.username = "{user}"
   config.ssh.private_key_path = "{key}"
   config.vm.synced_folder ".", "/vagrant", disabled: true
