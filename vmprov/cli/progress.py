@@ -121,7 +121,8 @@ class LiveProgress:
             table.add_column(column, no_wrap=True, justify="right" if column == "SECONDS" else "left")
         with self._lock:
             for name, row in self._rows.items():
-                last = row.why or self._last_serial_line(name) or row.told
+                said = "" if row.stage == "removed" else self._last_serial_line(name) or row.told
+                last = row.why or said
                 table.add_row(
                     Text(name),
                     Text(row.stage, style=_COLOURS.get(row.stage, "cyan")),
