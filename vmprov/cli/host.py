@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.options import host_option, json_option, opened, print_json, print_object, print_table
 from vmprov.cli.progress import choose_progress
 from vmprov.paths import Home
 from vmprov.settings import Settings
@@ -71,10 +71,4 @@ def show(session: Session, host: str, as_json: bool) -> None:
     """Show one host: what it has, and what is free."""
     with opened(session) as vmprov:
         view = vmprov.host_view(host)
-    if as_json:
-        print_json(view.to_json())
-        return
-    sizes = ("memory", "free_memory", "pool_available")
-    for field, value in view.to_json().items():
-        shown = format_size(value) if field in sizes else value
-        click.echo(f"{field.replace('_', ' '):<14} {shown if shown != '' else '-'}")
+    print_object(view.to_json(), as_json=as_json, sizes=("memory", "free_memory", "pool_available"))

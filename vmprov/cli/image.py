@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import json_option, opened, print_json, print_table
+from vmprov.cli.options import json_option, opened, print_json, print_object, print_table
 from vmprov.cli.progress import choose_progress
 from vmprov.spec.quantities import format_size
 
@@ -82,17 +82,10 @@ def show(session: Session, name: str, as_json: bool) -> None:
     """Show one image."""
     with opened(session) as vmprov:
         image = vmprov.images.get(name)
-    if as_json:
-        print_json(image.to_json())
-        return
-    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(image.created))
-    shown = {
-        **image.to_json(),
-        "size": format_size(image.size),
-        "virtual_size": format_size(image.virtual_size),
-    }
-    for field, value in {**shown, "created": made}.items():
-        click.echo(f"{field.replace('_', ' '):<14} {value}")
+    document = image.to_json()
+    if not as_json:
+        document["created"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(image.created))
+    print_object(document, as_json=as_json, sizes=("size", "virtual_size"))
 
 
 @image_command.command("box")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import json_option, opened, print_json, print_table
+from vmprov.cli.options import json_option, opened, print_json, print_object, print_table
 from vmprov.spec.quantities import format_size
 
 
@@ -48,9 +48,4 @@ def show_command(session: Session, name: str, as_json: bool) -> None:
     """Show everything that is known about one machine."""
     with opened(session) as vmprov:
         vm = vmprov.show(name)
-    if as_json:
-        print_json(vm.to_json())
-        return
-    shown = {**vm.to_json(), "memory": format_size(vm.memory), "disk": format_size(vm.disk)}
-    for field, value in shown.items():
-        click.echo(f"{field.replace('_', ' '):<14} {value if value != '' else '-'}")
+    print_object(vm.to_json(), as_json=as_json, sizes=("memory", "disk"))

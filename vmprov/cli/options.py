@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 
 from vmprov.cli import Session
 from vmprov.lab import Vmprov
+from vmprov.spec.quantities import format_size
 from vmprov.views import Failure
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (columns, *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.secho(line, bold=row is columns and sys.stdout.isatty())
+
+
+def print_object(document: Mapping[str, Any], *, as_json: bool, sizes: Sequence[str] = ()) -> None:
+    """Print one object: as JSON, or a field a line with those in ``sizes`` (bytes) in readable units."""
+    if as_json:
+        print_json(document)
+        return
+    for field, value in document.items():
+        shown = format_size(value) if field in sizes else value
+        click.echo(f"{field.replace('_', ' '):<14} {shown if shown != '' else '-'}")
 
 
 def report(failures: Sequence[Failure]) -> int:
