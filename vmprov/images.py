@@ -157,7 +157,7 @@ class Images:
                     f"{source} has the SHA-256 digest {digest}, not {sha256}",
                     hint="download it again, or check the digest",
                 )
-            disk = _unpack_box(given) if tarfile.is_tarfile(given) else given
+            disk = _unpack_box(given) if _is_archive(given) else given
             with events.step(f"check and convert {name}"):
                 self._to_qcow2(disk, staging, source, events, cancel)
             given.unlink(missing_ok=True)
@@ -313,6 +313,14 @@ def _fetch(source: str, target: Path, events: Events, cancel: Cancel) -> str:
     if total and done != total:
         raise ImageBroken(f"{source} ended after {done} of {total} bytes", hint="try again")
     return digest.hexdigest()
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether it is a tar archive with anything in it: a raw disk that begins with zeros looks like an empty one."""
+    if not tarfile.is_tarfile(path):
+        return False
+    with tarfile.open(path) as tar:
+        return tar.next() is not None
 
 
 def _unpack_box(archive: Path) -> Path:
