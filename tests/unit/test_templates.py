@@ -26,7 +26,7 @@ ORDER = Order(
     vm="web-1", lab="trial", domain="vmprov-3f0a-web-1", uuid="7802e9c0-b97a-4ecf-b845-e5dec890048d",
     mark=Mark("3f0a", "trial", "web-1"), cpus=2, memory=1024**3, disk_volume="vmprov-3f0a-web-1.img",
     disk_size=1024**3, pool="default", image=IMAGE, seed="/pool/seed.iso", network="vmprov-web-1",
-    subnet="10.87.0.0/28", mac="52:54:00:00:00:01", serial_number="VP1",
+    mac="52:54:00:00:00:01", serial_number="VP1",
     consoles=((Path("/run/1-0.sock"), Path("/vms/console-0.log")), (Path("/run/1-1.sock"), Path("/vms/console-1.log"))),
 )  # fmt: skip
 PLAN = NetworkPlan(

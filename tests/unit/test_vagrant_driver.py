@@ -56,7 +56,7 @@ def order(home: Home, vm: str) -> Order:
     return Order(
         vm=vm, lab="trial", domain=f"trial-{vm}", uuid=str(uuid.uuid4()), mark=Mark("3f0a", "trial", vm), cpus=1,
         memory=1024**3, disk_volume=f"trial-{vm}.img", disk_size=1024**3, pool="default", image=None, seed="",
-        network="net", subnet="10.0.0.0/28", mac="52:54:00:00:00:01", serial_number="VP1",
+        network="net", mac="52:54:00:00:00:01", serial_number="VP1",
         consoles=((home.console_socket(1, 0), home.console_log(vm, 0)),),
     )  # fmt: skip
 

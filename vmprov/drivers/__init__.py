@@ -58,7 +58,6 @@ class Order:
     image: BaseImage | None
     seed: str
     network: str
-    subnet: str
     mac: str
     serial_number: str
     consoles: tuple[tuple[Path, Path], ...]

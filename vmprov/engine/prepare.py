@@ -59,7 +59,10 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctx.stage(vm.name, "network")
-    subnet = _own_network(ctx, vm) if mode == "per-vm" else _subnet_of(ctx, vm)
+    if mode == "per-vm":
+        _own_network(ctx, vm)
+    else:
+        _join_network(ctx, vm)
     ctx.stage(vm.name, "disk")
     pool = ctx.host.pool
     disk_volume = f"{vm.domain}.img"
@@ -72,7 +75,7 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
         disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base, seed=seed, network=vm.network,
-        subnet=subnet, mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
+        mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
     )  # fmt: skip
 
 
@@ -83,7 +86,7 @@ def _mark(ctx: Context, vm: VMRecord) -> Mark:
 # networks
 
 
-def _own_network(ctx: Context, vm: VMRecord) -> str:
+def _own_network(ctx: Context, vm: VMRecord) -> None:
     """A network for this VM alone; the VM's address is known before it boots."""
     bridge = addressing.bridge_name(ctx.store.installation, "v", vm.id)
     subnet = _create_network(
@@ -96,7 +99,6 @@ def _own_network(ctx: Context, vm: VMRecord) -> str:
         reserve_for=vm,
     )
     ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
-    return str(subnet.network)
 
 
 def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
@@ -112,12 +114,12 @@ def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
         ctx.store.update_vm(vm.name, bridge=bridge)
 
 
-def _subnet_of(ctx: Context, vm: VMRecord) -> str:
+def _join_network(ctx: Context, vm: VMRecord) -> None:
+    """A network that exists; the VM's address is known once it has asked for one."""
     network = next((network for network in ctx.hypervisor.networks() if network.name == vm.network), None)
     if network is None:
         raise Failed(f"network {vm.network!r} is not on {ctx.host.name} any more")
     ctx.store.update_vm(vm.name, bridge=network.bridge)
-    return str(network.subnets[0]) if network.subnets else ""
 
 
 def _create_network(
