@@ -126,7 +126,9 @@ class Images:
         with self._staging() as staging:
             what = f"build image {recipe}"
             with events.step(what):
-                self._in_builder([f"build-{recipe}", "/work/disk.qcow2"], staging, what, events, cancel, _BUILD_LIMIT)
+                self._in_builder(
+                    [f"build-{recipe}", "/staging/disk.qcow2"], staging, what, events, cancel, _BUILD_LIMIT
+                )
             told = json.loads((staging / "image.json").read_text())
             return self._finish(
                 staging,
@@ -169,7 +171,7 @@ class Images:
         if is_qcow2:
             qcow2_virtual_size(disk)
             disk.rename(staging / "disk.qcow2")
-            command = ["qemu-img", "check", "-q", "/work/disk.qcow2"]
+            command = ["qemu-img", "check", "-q", "/staging/disk.qcow2"]
         else:
             command = [
                 "qemu-img",
@@ -178,8 +180,8 @@ class Images:
                 "raw",
                 "-O",
                 "qcow2",
-                f"/work/{disk.name}",
-                "/work/disk.qcow2",
+                f"/staging/{disk.name}",
+                "/staging/disk.qcow2",
             ]
         try:
             self._in_builder(command, staging, f"check {source}", events, cancel, _CONVERT_LIMIT)
@@ -204,7 +206,7 @@ class Images:
             image=image,
             labels={"vmprov.role": "builder"},
             command=command,
-            mounts=[Mount(staging, "/work")],
+            mounts=[Mount(staging, "/staging")],
             env={"OWNER": f"{os.getuid()}:{os.getgid()}"},
             privileged_like=True,
         )
