@@ -31,7 +31,6 @@ from vmprov.spec.names import check_image_name
 from vmprov.waiting import Cancel, Deadline
 
 RECIPES = ("debian-12", "tiny")
-LOGINS = ("ssh", "console", "none")
 _QCOW2_MAGIC = b"QFI\xfb"
 _CHUNK = 4 * 1024**2
 _BUILD_LIMIT = 1800.0
@@ -82,6 +81,7 @@ class Images:
 
     def get(self, name: str) -> Image:
         """One image; raises :class:`NotFound`, :class:`ImageBroken` if its description can't be read."""
+        _check_name(name)
         try:
             described = json.loads((self._home.image(name) / "image.json").read_text())
             return Image(**described)
@@ -111,7 +111,7 @@ class Images:
 
     def delete(self, name: str) -> bool:
         """Remove an image; ``False`` if there was none."""
-        check_image_name(name)
+        _check_name(name)
         try:
             shutil.rmtree(self._home.image(name))
         except FileNotFoundError:
@@ -216,10 +216,7 @@ class Images:
             raise CommandFailed(f"could not {what}: {last}", output=last)
 
     def _check_free(self, name: str, replace: bool) -> None:
-        try:
-            check_image_name(name)
-        except ValueError as problem:
-            raise SpecError(str(problem)) from problem
+        _check_name(name)
         if not replace and self._home.image(name).exists():
             raise NameTaken(f"there is an image called {name!r} already", hint=f"run: vmprov image delete {name}")
 
@@ -254,6 +251,14 @@ class Images:
         except OSError as problem:
             raise NameTaken(f"an image called {name!r} was made meanwhile") from problem
         return image
+
+
+def _check_name(name: str) -> None:
+    """A name becomes a directory's; raises :class:`SpecError` for one that could be another directory's."""
+    try:
+        check_image_name(name)
+    except ValueError as problem:
+        raise SpecError(str(problem)) from problem
 
 
 def sha256_of(path: Path) -> str:

@@ -243,6 +243,8 @@ def test_a_failed_machine_is_kept_on_request_with_its_log(cli: Cli) -> None:
     assert (ran.code, vm["verdict"], vm["state"]) == (1, "timeout", "failed")
     assert cli("list", "--json").json[0]["state"] == "failed"
     assert Path(vm["console_log"]).exists()
+    cli("start", "kept")
+    assert cli("show", "kept", "--json").json["state"] == "running"
     cli("delete", "kept", "--yes")
 
 

@@ -124,6 +124,16 @@ def test_an_image_name_that_is_no_file_name_is_refused(home: Home, tmp_path: Pat
         Images(home, Engine()).import_(str(qcow2(tmp_path / "x")), name, events=Events(), cancel=Cancel())
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
+def test_no_name_reaches_out_of_the_image_directory(home: Home, name: str) -> None:
+    images = Images(home, Engine())
+
+    with pytest.raises(SpecError, match="image name"):
+        images.get(name)
+    with pytest.raises(SpecError, match="image name"):
+        images.delete(name)
+
+
 def test_an_unknown_recipe_is_refused(home: Home) -> None:
     with pytest.raises(SpecError, match="no recipe called 'windows'"):
         Images(home, Engine()).build("windows", events=Events(), cancel=Cancel())

@@ -16,14 +16,18 @@ _OFF = (DomainState.STOPPED, DomainState.CRASHED, DomainState.MISSING)
 
 
 def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, wait: bool) -> None:
-    """Power on; returns when the VM is ready, or at power-on if not ``wait``. A running VM stays as it is."""
-    if _state(ctx, vm) is DomainState.RUNNING:
-        ctx.stage(vm.name, "running")
-        return
-    ctx.stage(vm.name, "power on")
-    log = ctx.home.console_log(vm.name, 0)
-    offset = log.stat().st_size if log.exists() else 0
-    ctx.hypervisor.start_domain(vm.domain)
+    """Power on; returns when the VM is ready, or at power-on if not ``wait``.
+
+    A VM that runs is not started again; if it was never seen ready (it failed and was kept), it gets another chance.
+    """
+    offset = 0
+    if _state(ctx, vm) is not DomainState.RUNNING:
+        ctx.stage(vm.name, "power on")
+        log = ctx.home.console_log(vm.name, 0)
+        offset = log.stat().st_size if log.exists() else 0
+        ctx.hypervisor.start_domain(vm.domain)
+    elif vm.state == "ready":
+        wait = False
     if wait:
         address = wait_until_ready(ctx, vm, image, deadline, log_offset=offset)
         ctx.store.update_vm(vm.name, address=address, state="ready", verdict="success", why="")

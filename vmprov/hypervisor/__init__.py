@@ -9,7 +9,6 @@ Names follow libvirt: a *domain* is a machine, a *pool* holds *volumes*, an *ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network
@@ -210,8 +209,3 @@ class Hypervisor(Protocol):
 def foreign(mark: Mark | None, installation: str) -> bool:
     """Whether an object with that mark belongs to somebody else: then nobody here may touch it."""
     return mark is None or mark.installation != installation
-
-
-def names(objects: Sequence[Domain | Network | Volume]) -> set[str]:
-    """The objects' names."""
-    return {thing.name for thing in objects}
