@@ -10,7 +10,7 @@ import os
 import secrets
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -19,13 +19,18 @@ from pathlib import Path
 import pytest
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
-from vmprov.hypervisor import Domain, DomainState, Hypervisor, Mark, Network, foreign, names
+from vmprov.hypervisor import Domain, DomainState, Hypervisor, Mark, Network, Volume, foreign
 from vmprov.hypervisor.definitions import mark_element
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.waiting import Deadline, wait_until
 
 POOL = "default"
 MARK = Mark(installation="test", lab='lab "a" <&>', vm="münchen-1")
+
+
+def names(objects: Sequence[Domain | Network | Volume]) -> set[str]:
+    """The objects' names."""
+    return {thing.name for thing in objects}
 
 
 def _real(_directory: Path) -> Hypervisor:
