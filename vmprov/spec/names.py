@@ -9,6 +9,8 @@ LONGEST_NAME = 40
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_FLOW_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+_STAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _SERIAL_NUMBER = re.compile(r"[A-Za-z0-9]{5,20}")
 
 
@@ -29,6 +31,20 @@ def check_image_name(name: str) -> str:
         raise ValueError(
             f"image name {name[:60]!r} is not allowed; use at most {LONGEST_NAME} of a-z, 0-9, '.', '_', '-'"
         )
+    return name
+
+
+def check_flow_name(name: str) -> str:
+    """A flow's name, or :class:`ValueError`."""
+    if len(name) > LONGEST_NAME or not _FLOW_NAME.fullmatch(name):
+        raise ValueError(f"flow name {name[:60]!r} is not allowed; use a-z, 0-9, '.', '_' and '-'")
+    return name
+
+
+def check_stage_name(name: str) -> str:
+    """The name of a stage, a failure class, a recovery or a secret, or :class:`ValueError`."""
+    if len(name) > LONGEST_NAME or not _STAGE_NAME.fullmatch(name):
+        raise ValueError(f"name {name[:60]!r} is not allowed; use a-z, 0-9 and '-'")
     return name
 
 
