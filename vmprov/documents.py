@@ -1,1 +1,486 @@
-"""YAML, read with the place of every value; the only module that imports a YAML library."""
+"""YAML, read with the place of every value; the only module that imports a YAML library.
+
+What is read is JSON in another notation: mappings with text keys, lists, text, numbers, true, false and null, as
+in the core schema of YAML 1.2 - ``yes``, ``12:30:00``, ``2024-01-01`` and ``007`` are text. Tags are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vmprov.errors import NotFound, SpecError
+
+LARGEST = 1024**2
+DEEPEST = 50
+# Values, and pieces of 64 characters, that a file may hold once its aliases are replaced by what they stand for.
+MOST_VALUES = 100_000
+MOST_PROBLEMS = 100
+
+# Its parser is written in C where PyYAML was built with libyaml.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# NUL, control characters, the line ends that only YAML 1.1 knows, and what is no character at all.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NULL = re.compile(r"|~|null|Null|NULL")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_BASED_INT = re.compile(r"0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+Steps = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Place(NamedTuple):
+    """Where something begins in a file: line and column (in characters), both from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """A fault and its place; as text one line, ``file:line:column: path.to.field: what; hint``."""
+
+    place: Place
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.place.line}:{self.place.column}: {self.text}"
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise :class:`SpecError` with the first 100 problems, sorted by place; nothing happens where there are none."""
+    found = sorted(set(problems))
+    if not found:
+        return
+    lines = [str(problem) for problem in found[:MOST_PROBLEMS]]
+    if len(found) > MOST_PROBLEMS:
+        lines.append(f"{found[0].source}: there are more problems than are shown here")
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    what = lines[0] + more
+    raise SpecError(what, problems=lines)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a file holds, and where.
+
+    ``value`` -- dicts, lists, text, numbers, booleans and None. ``source`` -- the file's name in messages.
+    ``values`` and ``keys`` -- the places of values and of mappings' keys, by the keys and indexes that lead there:
+    ``("stages", 0, "limit")``. What stands where an alias is has the place of what the alias stands for.
+    """
+
+    source: str
+    value: Any
+    values: dict[Steps, Place]
+    keys: dict[Steps, Place]
+
+    def find(self, path: Steps) -> Steps:
+        """As much of ``path`` as the document has; index 0 of what is no list is the thing itself."""
+        value, found = self.value, ()
+        for step in path:
+            if isinstance(value, dict):
+                inside = step in value
+            else:
+                inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
+            if inside:
+                value = value[step]
+                found += (step,)
+            elif step != 0:
+                break
+        return found
+
+    def problem(self, path: Steps, what: str, *, hint: str = "", key: bool = False) -> Problem:
+        """A fault of the value at ``path``, or of its key; ``path`` may lead deeper than the document does."""
+        path = self.find(path)
+        place = self.keys.get(path) if key else None
+        where = f"{_dotted(path)}: " if path else ""
+        sentence = f"{what}; {hint}" if hint else what
+        return Problem(place or self.values[path], where + sentence, self.source)
+
+
+def read(path: Path, *, source: str = "") -> Document:
+    """The document in a file; see :func:`parse`. ``source`` is what messages call it, its path where empty."""
+    return parse(read_bytes(path), source or str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, one byte more than :func:`parse` takes at most; :class:`SpecError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except FileNotFoundError as missing:
+        raise NotFound(f"{path}: there is no such file") from missing
+    except OSError as failed:
+        raise SpecError(f"{path}: cannot be read: {failed.strerror}") from failed
+
+
+def parse(text: str | bytes, source: str) -> Document:
+    """The one document in a text of at most 1 MiB, nested at most 50 deep.
+
+    :class:`SpecError` with all problems, each with its place, where it is no YAML, or YAML that nobody should
+    rely on: duplicate keys, keys that are no text, tags, tabs between tokens, several documents.
+    """
+    text = _decode(text, source)
+    forbidden = _FORBIDDEN.search(text)
+    if forbidden:
+        code = ord(forbidden[0])
+        what = "a NUL byte" if code == 0 else f"the character U+{code:04X}"
+        hint = "this is no text file" if code == 0 else f'write it as "\\u{code:04x}", in double quotes'
+        refuse([Problem(_place(text, forbidden.start()), f"{what} is not allowed; {hint}", source)])
+    return _Reader(text, source).document()
+
+
+def _decode(text: str | bytes, source: str) -> str:
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if len(data) > LARGEST:
+        refuse([Problem(Place(1, 1), "the file is larger than 1MiB", source)])
+    try:
+        decoded = data.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        before = data[: bad.start].decode("utf-8")
+        what = f"the byte 0x{data[bad.start]:02x} is not UTF-8; save the file as UTF-8"
+        refuse([Problem(_place(before, len(before)), what, source)])
+        raise
+    return decoded.removeprefix("\ufeff")
+
+
+def _place(text: str, index: int) -> Place:
+    before = text[:index]
+    line = before.count("\n") + 1
+    return Place(line, index - (before.rfind("\n") + 1) + 1)
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A value before its aliases are replaced; a list holds nodes, a mapping (place of the key, node)."""
+
+    place: Place
+    content: Any
+
+
+class _Fatal(Exception):
+    """Nothing that follows can be read."""
+
+
+class _Reader:
+    """Makes one document of the parser's events. Everything in here is at most ``DEEPEST`` calls deep."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self._text = text
+        self._source = source
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        self._anchors: dict[str, _Node] = {}
+        self._problems: list[Problem] = []
+        self._values: dict[Steps, Place] = {}
+        self._keys: dict[Steps, Place] = {}
+        self._weight = 0
+
+    def document(self) -> Document:
+        """All of it, or :class:`SpecError`."""
+        value = None
+        try:
+            value = self._expand(self._root(), ())
+        except _Fatal:
+            pass
+        except yaml.YAMLError as broken:
+            self._problems.append(self._not_yaml(broken))
+        except (ValueError, OverflowError) as broken:  # the parser in Python, for escapes such as "\UFFFFFFFF"
+            self._problems.append(Problem(Place(1, 1), f"not valid YAML: {broken}", self._source))
+        refuse(self._problems)
+        return Document(self._source, value, self._values, self._keys)
+
+    def _root(self) -> _Node:
+        next(self._events)  # the stream begins
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            self._give_up(Place(1, 1), "the file is empty")
+        root = self._node(next(self._events), 1)
+        next(self._events)  # the document ends
+        event = next(self._events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            self._give_up(_start(event), "a second document begins here; write one document to a file")
+        if root.content is None:
+            self._give_up(root.place, "the file is empty")
+        return root
+
+    def _give_up(self, place: Place, text: str) -> NoReturn:
+        self._problems.append(Problem(place, text, self._source))
+        raise _Fatal
+
+    def _note(self, place: Place, text: str) -> None:
+        self._problems.append(Problem(place, text, self._source))
+
+    def _node(self, event: Any, depth: int) -> _Node:
+        place = self._begin(event)
+        if depth > DEEPEST:
+            self._give_up(place, f"nested more than {DEEPEST} deep")
+        if isinstance(event, yaml.AliasEvent):
+            # An anchor is known once what it names has ended, so nothing can contain itself.
+            if event.anchor not in self._anchors:
+                self._give_up(place, f"the alias *{event.anchor} stands for nothing that ends before it")
+            return self._anchors[event.anchor]
+        if isinstance(event, yaml.ScalarEvent):
+            node = _Node(place, self._scalar(event))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = _Node(place, list(self._items(depth)))
+        else:
+            node = _Node(place, self._entries(depth))
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _begin(self, event: Any) -> Place:
+        place, index = _start(event), event.start_mark.index
+        gap = re.search(r"[ \t]*\Z", self._text[max(0, index - 200) : index])
+        if gap and "\t" in gap[0]:
+            self._note(place, "there is a tab before this; use spaces")
+        if getattr(event, "tag", None):
+            self._note(place, f"the tag {event.tag[:60]} is not allowed; remove it, and put text in quotes")
+        return place
+
+    def _items(self, depth: int) -> Iterator[_Node]:
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            yield self._node(event, depth + 1)
+
+    def _entries(self, depth: int) -> dict[str, tuple[Place, _Node]]:
+        entries: dict[str, tuple[Place, _Node]] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            place = _start(event)
+            content = self._node(event, depth + 1).content
+            if isinstance(event, yaml.AliasEvent) or not isinstance(content, str):
+                text = event.value[:60] if isinstance(event, yaml.ScalarEvent) else ""
+                shown = f"the key {text!r} is not text" if text else "a key must be text"
+                self._note(place, f"{shown}; put it in quotes" if text else shown)
+                content = f"{place}"
+            elif content in entries:
+                first = entries[content][0]
+                self._note(place, f"the key {_shown(content)} is there already, in line {first.line}; remove one")
+            entries[content] = (place, self._node(next(self._events), depth + 1))
+        return entries
+
+    def _scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if _SURROGATE.search(text):
+            self._note(_start(event), "half a surrogate pair is no character")
+        return plain_value(text) if event.implicit[0] else text
+
+    def _expand(self, node: _Node, path: Steps) -> Any:
+        content = node.content
+        self._weight += 1 + (len(content) // 64 if isinstance(content, str) else 0)
+        if self._weight > MOST_VALUES:
+            self._give_up(node.place, f"the file holds more than {MOST_VALUES} values, those of aliases included")
+        if len(path) >= DEEPEST:
+            self._give_up(node.place, f"nested more than {DEEPEST} deep")
+        self._values[path] = node.place
+        if isinstance(content, list):
+            return [self._expand(item, (*path, index)) for index, item in enumerate(content)]
+        if isinstance(content, dict):
+            self._keys.update({(*path, key): place for key, (place, _) in content.items()})
+            return {key: self._expand(inner, (*path, key)) for key, (_, inner) in content.items()}
+        return content
+
+    def _not_yaml(self, broken: yaml.YAMLError) -> Problem:
+        mark = getattr(broken, "problem_mark", None) or getattr(broken, "context_mark", None)
+        said = getattr(broken, "problem", None) or str(broken)
+        context = getattr(broken, "context", None)
+        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        here = self._text[mark.index : mark.index + 1] if mark else ""
+        if here == "\t":
+            return Problem(place, "a tab where YAML wants spaces; use spaces", self._source)
+        hint = next((hint for part, hint in _HINTS.items() if part in said), "")
+        told = " ".join(f"not valid YAML: {said}{f' {context}' if context else ''}".split())
+        return Problem(place, f"{told}; {hint}" if hint else told, self._source)
+
+
+# What a parser says, and what is usually the matter.
+_HINTS = {
+    "mapping values are not allowed": "put text that contains ': ' in quotes",
+    "unexpected end of stream": "a quote is not closed",
+    "cannot start any token": "put text that begins with this character in quotes",
+    "unknown escape character": "use single quotes: nothing in them is an escape",
+    "did not find expected key": "look at the indentation, and at quotes and brackets before this",
+    "'-' indicator": "look at the indentation",
+    "did not find expected ',' or": "a bracket is not closed, or a comma is missing",
+}
+
+
+def _start(event: Any) -> Place:
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+def plain_value(text: str) -> str | int | float | bool | None:
+    """What an unquoted scalar means: the core schema of YAML 1.2, but for infinities and what is not exact as a number.
+
+    >>> plain_value("12"), plain_value("1e3"), plain_value("true"), plain_value("~")
+    (12, 1000.0, True, None)
+    >>> plain_value("yes"), plain_value("007"), plain_value(".inf"), plain_value("12:30")
+    ('yes', '007', '.inf', '12:30')
+    """
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _INT.fullmatch(text):
+        return int(text)
+    if _BASED_INT.fullmatch(text):
+        return int(text, 0)
+    if len(text) <= 40 and _FLOAT.fullmatch(text) and not text.lstrip("+-").isdigit():
+        number = float(text)
+        return number if math.isfinite(number) else text
+    return text
+
+
+def validate(model: type[M], document: Document) -> M:
+    """An instance of a pydantic model, or :class:`SpecError` with every problem and its place, in words for people.
+
+    A key without a value (null) is refused wherever it stands. Validators may raise ValueError("what; hint").
+    The model's validators see the document as their context.
+    """
+    problems = [
+        document.problem(path, "there is no value; give one, or remove this", key=True)
+        for path in document.values
+        if _value(document, path) is None
+    ]
+    try:
+        instance = model.model_validate(document.value, context=document)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+        told = [error for error in errors if error["input"] is not None]
+        told.sort(key=lambda error: document.problem(error["loc"], "").place)
+        problems += [_problem(model, document, error) for error in told[: MOST_PROBLEMS + 1]]
+        refuse(problems)
+        raise
+    refuse(problems)
+    return instance
+
+
+def _value(document: Document, path: Steps) -> Any:
+    value = document.value
+    for step in path:
+        value = value[step]
+    return value
+
+
+def _problem(model: type[BaseModel], document: Document, error: Any) -> Problem:
+    """One of pydantic's errors in words for people."""
+    path: Steps = error["loc"]
+    kind, given, limits = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        what, hint = unknown("key", str(path[-1]), _keys_at(model, path[:-1]))
+        place = document.keys.get(document.find(path)) or document.problem(path, "").place
+        return Problem(place, document.problem(path[:-1], what, hint=hint).text, document.source)
+    if kind == "missing":
+        return document.problem(path[:-1], f"the key '{path[-1]}' is missing")
+    of_key = path[-1:] == ("[key]",)
+    if of_key:
+        path = path[:-1]
+    if kind in _TYPES:
+        hint = "put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""
+        return document.problem(path, f"must be {_TYPES[kind]}, not {_shown(given)}", hint=hint, key=of_key)
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
+        return document.problem(path, f"must be {words} {limits[name]:g}, not {_shown(given)}", key=of_key)
+    if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
+        return document.problem(path, "must not be empty", key=of_key)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return document.problem(path, message[:1].lower() + message[1:], key=of_key)
+
+
+_TYPES = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping (lines of 'key: value')",
+    "model_type": "a mapping (lines of 'key: value')",
+    "model_attributes_type": "a mapping (lines of 'key: value')",
+}
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> tuple[str, str]:
+    """What to say of a name that is none of ``known``, and the hint: the nearest one, else all of them."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(given[:80], names, n=1, cutoff=0.6)
+    all_of_them = f"known: {', '.join(names)}" if names else "there are none"
+    hint = f"did you mean '{near[0]}'?" if near else all_of_them
+    return f"unknown {what} {_shown(given)}", hint
+
+
+def _keys_at(kind: Any, path: Steps) -> list[str]:
+    """The keys that a model takes at a place; none where that depends on more than the place."""
+    for step in path:
+        kind = _inside(_bare(kind), step)
+    kind = _bare(kind)
+    fields = kind.model_fields if _is_model(kind) else {}
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _inside(kind: Any, step: str | int) -> Any:
+    if _is_model(kind):
+        return next((f.annotation for name, f in kind.model_fields.items() if step in (name, f.alias)), None)
+    arguments = get_args(kind)
+    return arguments[1 if get_origin(kind) is dict else 0] if arguments else None
+
+
+def _bare(kind: Any) -> Any:
+    """A type without Annotated and without None."""
+    while True:
+        arguments = [argument for argument in get_args(kind) if argument is not NoneType]
+        if get_origin(kind) is Annotated or (NoneType in get_args(kind) and len(arguments) == 1):
+            kind = arguments[0]
+        else:
+            return kind
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, short."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    return json.dumps(value, default=str)
+
+
+def _dotted(path: Steps) -> str:
+    """``stages[0].expect``; keys that are no plain words in quotes."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[\w-]{1,60}", step):
+            text += f".{step}" if text else step
+        else:
+            text += f"[{_shown(step)}]"
+    return text

@@ -69,9 +69,14 @@ class Home:
         """SSH host keys of the lab's VMs, taken at first contact."""
         return self.lab(lab) / "known_hosts"
 
+    @property
+    def vms(self) -> Path:
+        """A directory per VM."""
+        return self.root / "vms"
+
     def vm(self, name: str) -> Path:
         """Console logs, Vagrant's output and domain fragments of one VM."""
-        return self.root / "vms" / name
+        return self.vms / name
 
     def console_log(self, vm: str, port: int) -> Path:
         """Every byte that the VM's UART ``port`` sent since it was made."""
@@ -99,9 +104,14 @@ class Home:
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"vmprov-{os.getuid()}-{digest}"
 
-    def console_socket(self, vm_id: int, port: int) -> Path:
-        """The socket of the VM's UART ``port``; numbered, since names can be longer than sockets allow."""
-        return self.run / "console" / f"{vm_id}-{port}.sock"
+    @property
+    def consoles(self) -> Path:
+        """FIFOs and sockets of all UARTs."""
+        return self.run / "console"
+
+    def console_port(self, vm_id: int, port: int) -> Path:
+        """How the names of the FIFO, socket and lock of a UART begin; a number, as names can be too long for sockets."""
+        return self.consoles / f"{vm_id}-{port}"
 
 
 def _mounted_read_only(path: Path) -> bool:

@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from vmprov.console.links import POLL, Link, LogLink, connected
-from vmprov.console.tail import Tail
+from vmprov.console.inputs import InputLog, TypedLines
+from vmprov.console.links import POLL, Link, LogLink, open_uart, who
+from vmprov.console.tail import Tail, last_line
 from vmprov.errors import Interrupted, SpecError
 from vmprov.waiting import Cancel
 
@@ -62,22 +63,25 @@ def parse_escape(text: str) -> bytes:
 
 
 def attach(
-    socket_path: Path,
+    base: Path,
+    log: Path,
     *,
     name: str,
     stdin_fd: int = 0,
     stdout_fd: int = 1,
     escape: bytes = ESCAPE,
     read_only: bool = False,
-    log: Path | None = None,
+    steal: bool = False,
     linger: float = 1.0,
     notice: Callable[[str], None] | None = None,
     cancel: Cancel | None = None,
 ) -> Ending:
     """Connect a terminal, or any pair of file descriptors, with the console of the VM ``name`` until told to stop.
 
+    ``base``: how the names of the UART's files begin; ``log``: its capture.
     ``escape``: the byte that ends the session when a terminal sends it; see :func:`parse_escape`.
-    ``read_only``: do not connect but show what is added to ``log``, beside whoever is attached; Ctrl-C ends it too.
+    ``read_only``: only show what arrives, beside whoever is attached; Ctrl-C ends it too.
+    ``steal``: take over from whoever is attached.
     ``linger``: where the input is no terminal and was used up, the seconds of the guest's silence that end the session.
     ``notice``: told what a user should know; called from another thread, and may block.
 
@@ -88,20 +92,24 @@ def attach(
     """
     with ExitStack() as stack:
         link: Link
+        record = None
         if read_only:
-            if log is None:
-                raise SpecError("reading along needs the console's log")
             tail = Tail(log)
             tail.from_end(0)
             link = LogLink(tail)
         else:
-            link = stack.enter_context(connected(socket_path, name))
+            link = open_uart(base, log, name, steal=steal)
+            stack.callback(link.close)
+            record = TypedLines(InputLog(log, who()), last_line(log))
+            stack.callback(record.finish)
         wake = stack.enter_context(_signals())
         stack.enter_context(_raw(stdin_fd))
         screen = _Screen(stdout_fd, notice or (lambda _text: None))
         stack.callback(screen.close)
         leave = escape + _CTRL_C if read_only else escape
-        session = Attachment(link, screen, stdin_fd, leave=leave, linger=linger, cancel=cancel or Cancel())
+        session = Attachment(
+            link, screen, stdin_fd, leave=leave, linger=linger, cancel=cancel or Cancel(), record=record
+        )
         return session.run(wake)
 
 
@@ -166,7 +174,15 @@ class Attachment:
     """An interactive session: copies both ways until it has a reason to end."""
 
     def __init__(
-        self, link: Link, screen: _Screen, stdin_fd: int, *, leave: bytes, linger: float, cancel: Cancel
+        self,
+        link: Link,
+        screen: _Screen,
+        stdin_fd: int,
+        *,
+        leave: bytes,
+        linger: float,
+        cancel: Cancel,
+        record: TypedLines | None = None,
     ) -> None:
         """``leave``: the bytes that end the session, each alone, when a terminal sends them."""
         self._link = link
@@ -176,6 +192,7 @@ class Attachment:
         self._leave = leave if self._terminal else b""
         self._linger = linger
         self._cancel = cancel
+        self._record = record
         self._unsent = b""
         self._used_up = False
         self._last = time.monotonic()
@@ -216,6 +233,8 @@ class Attachment:
             return Ending.CLOSED
         if data:
             self._screen.put(data)
+            if self._record:
+                self._record.seen(data)
             self._last = time.monotonic()
         return Ending.DETACHED if self._screen.broken else None
 
@@ -250,7 +269,10 @@ class Attachment:
 
     def _send(self) -> bool:
         try:
-            self._unsent = self._unsent[self._link.send(self._unsent) :]
+            sent = self._link.send(self._unsent)
+            if self._record:
+                self._record.typed(self._unsent[:sent])
+            self._unsent = self._unsent[sent:]
         except OSError:
             return False
         return True

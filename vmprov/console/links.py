@@ -1,8 +1,4 @@
-"""Byte streams to consoles, and the lock that makes their user the only one.
-
-QEMU serves one client at a time and stops the guest's output while that client does not read. So whoever is
-attached holds a lock that names them, and reads all the time, whatever becomes of the other side.
-"""
+"""Byte streams to consoles, and the lock that makes one at a time the one who types."""
 
 from __future__ import annotations
 
@@ -12,12 +8,13 @@ import getpass
 import io
 import os
 import select
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from vmprov.console.ports import input_path, lock_path
 from vmprov.console.tail import Tail
 from vmprov.errors import Failed, HostNotReady, InUse, SpecError, WaitTimeout
 
@@ -25,10 +22,14 @@ if TYPE_CHECKING:
     import serial
 
 # Seconds between two looks at what cannot wake us: a serial port, a log file, a Cancel.
-POLL = 0.05
+POLL = 0.02
 # Seconds for which a program's input may wait for a guest that does not read.
 SEND_LIMIT = 10.0
 _BLOCK = 16 * 1024
+# Bytes that a FIFO takes in one piece or not at all (PIPE_BUF).
+_PIPE_BLOCK = 4096
+# Seconds between two looks at whether somebody has taken over.
+_CHECK_INTERVAL = 0.25
 # Bytes given to a serial port in one go; at 9600 baud these take 70 ms.
 _PORT_BLOCK = 64
 
@@ -36,44 +37,102 @@ _PORT_BLOCK = 64
 # one writer
 
 
-@contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Be the only one attached; ``path`` is the lock file, which says who that is and goes with them.
+class Hold:
+    """Being the only one who types; the lock file says who that is, and is released when its holder dies."""
 
-    Raises :class:`InUse` at once, naming the holder, if somebody else is.
+    def __init__(self, path: Path, what: str, handle: int) -> None:
+        self._path = path
+        self._what = what
+        self._handle = handle
+
+    def check(self) -> None:
+        """Raise :class:`InUse` if somebody has taken over since."""
+        try:
+            mine = os.path.samestat(self._path.stat(), os.fstat(self._handle))
+        except FileNotFoundError:  # the machine is being deleted
+            return
+        if not mine:
+            raise InUse(f"{self._what} was taken over by {_holder(self._path)}")
+
+    def release(self) -> None:
+        """Let somebody else type."""
+        with suppress(InUse):
+            self.check()
+            self._path.unlink(missing_ok=True)
+        os.close(self._handle)
+
+
+def hold(path: Path, what: str, *, steal: bool = False) -> Hold:
+    """Be the only one who types; ``path`` is the lock file.
+
+    Raises :class:`InUse` at once, naming the holder, if somebody else is. With ``steal`` it is taken from them: they
+    find out before they type another byte.
     """
-    handle = _lock(path, what)
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()} {_user()}\n".encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+        handle = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise HostNotReady(f"{what} cannot be locked: {path}: {problem.strerror}") from problem
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(handle, f"{os.getpid()} {who()}\n".encode())
+        _place(own, path, what, steal=steal)
+    except BaseException:
+        own.unlink(missing_ok=True)
         os.close(handle)
+        raise
+    return Hold(path, what, handle)
 
 
-def _lock(path: Path, what: str) -> int:
+def _place(own: Path, path: Path, what: str, *, steal: bool) -> None:
+    """Make our locked file the lock file, in one step that only one of several can take."""
+    if steal:
+        own.replace(path)
+        return
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as problem:
-            raise HostNotReady(f"{what} cannot be locked: {path}: {problem.strerror}") from problem
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its holder may have removed the file between our opening and locking it: then this lock is of nothing.
-            if os.fstat(handle).st_nlink:
-                return handle
-        except BlockingIOError as problem:
-            pid, _, user = os.pread(handle, 200, 0).decode(errors="replace").strip().partition(" ")
-            os.close(handle)
+            os.link(own, path)
+        except FileExistsError:
+            if _abandoned(path):
+                continue
             raise InUse(
-                f"{what} is in use by {user or 'somebody'} (process {pid or 'unknown'})",
-                hint="end that session, or read along with --read-only",
-            ) from problem
+                f"{what} is in use by {_holder(path)}",
+                hint="end that session, take it with --steal, or read along with --read-only",
+            ) from None
+        own.unlink()
+        return
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the lock file's holder died; then it is removed."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only while locked: its holder may be gone and another one's file in its place.
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            path.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    finally:
         os.close(handle)
+    return True
 
 
-def _user() -> str:
+def _holder(path: Path) -> str:
+    try:
+        pid, _, user = path.read_text(errors="replace").strip().partition(" ")
+    except OSError:
+        pid, user = "", ""
+    return f"{user or 'somebody'} (process {pid or 'unknown'})"
+
+
+def who() -> str:
+    """The user of this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
@@ -103,39 +162,6 @@ class Link(Protocol):
         ...
 
 
-class SocketLink:
-    """A connected socket, which must not block."""
-
-    def __init__(self, stream: socket.socket) -> None:
-        self._stream = stream
-
-    def fileno(self) -> int:
-        """See :meth:`Link.fileno`."""
-        return self._stream.fileno()
-
-    def receive(self, timeout: float) -> bytes | None:
-        """See :meth:`Link.receive`."""
-        if not ready(self._stream.fileno(), select.POLLIN, timeout):
-            return None
-        try:
-            return self._stream.recv(_BLOCK)
-        except BlockingIOError:
-            return None
-        except OSError:  # reset: it is gone, however rudely
-            return b""
-
-    def send(self, data: bytes) -> int:
-        """See :meth:`Link.send`."""
-        try:
-            return self._stream.send(data)
-        except BlockingIOError:
-            return 0
-
-    def close(self) -> None:
-        """See :meth:`Link.close`."""
-        self._stream.close()
-
-
 class LogLink:
     """A capture file as a stream that only flows towards us."""
 
@@ -158,6 +184,49 @@ class LogLink:
         """See :meth:`Link.close`."""
 
 
+class ConsoleLink:
+    """A UART of a running VM: what it sends is read from its capture, what is typed goes into its FIFO.
+
+    Nothing of ours is ever connected to the guest's output, so a reader that stops holds up nobody.
+    """
+
+    def __init__(self, fifo: int, tail: Tail, held: Hold) -> None:
+        self._fifo = fifo
+        self._tail = tail
+        self._held = held
+        self._checked = time.monotonic()
+
+    def fileno(self) -> int:
+        """See :meth:`Link.fileno`."""
+        return -1
+
+    def receive(self, timeout: float) -> bytes | None:
+        """See :meth:`Link.receive`; raises :class:`InUse` when somebody has taken over."""
+        now = time.monotonic()
+        if now - self._checked >= _CHECK_INTERVAL:
+            self._checked = now
+            self._held.check()
+        if data := self._tail.read(_BLOCK):
+            return data
+        # The FIFO loses its last reader when QEMU ends; its last words may have come in between.
+        if ready(self._fifo, 0, min(timeout, POLL)):
+            return self._tail.read(_BLOCK)
+        return self._tail.read(_BLOCK) or None
+
+    def send(self, data: bytes) -> int:
+        """See :meth:`Link.send`; raises :class:`InUse` when somebody has taken over."""
+        self._held.check()
+        try:
+            return os.write(self._fifo, data[:_PIPE_BLOCK])
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """See :meth:`Link.close`."""
+        os.close(self._fifo)
+        self._held.release()
+
+
 def ready(fd: int, event: int, timeout: float) -> bool:
     """Whether ``fd`` is ready within ``timeout`` seconds for ``event`` (``select.POLLIN``, ``POLLOUT``)."""
     poll = select.poll()
@@ -165,38 +234,28 @@ def ready(fd: int, event: int, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
-def _connect(socket_path: Path, name: str) -> SocketLink:
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Or we would wait, for who knows how long, in the queue behind somebody who holds no lock of ours.
-    stream.setblocking(False)
+def open_uart(base: Path, log: Path, name: str, *, steal: bool = False) -> ConsoleLink:
+    """The UART of the VM ``name`` whose files begin with ``base``, for us alone to type; reading begins at its present end.
+
+    Raises :class:`Failed` if the VM does not run, :class:`InUse` if somebody else types and ``steal`` is not set.
+    """
     try:
-        stream.connect(str(socket_path))
-    except (FileNotFoundError, ConnectionRefusedError) as problem:
-        stream.close()
-        raise Failed(
-            f"the console of {name} is not there: {name} does not run", hint=f"vmprov start {name}"
-        ) from problem
-    except BlockingIOError as problem:
-        stream.close()
-        raise InUse(f"the console of {name} is in use by another program") from problem
+        # Without a reader on the other side, that is, without QEMU, this fails with ENXIO.
+        fifo = os.open(input_path(base), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as problem:
+        raise Failed(f"the console of {name} is not there", hint=f"vmprov start {name}") from problem
     except OSError as problem:
-        stream.close()
-        raise HostNotReady(f"the console of {name} cannot be used: {socket_path}: {problem.strerror}") from problem
-    return SocketLink(stream)
-
-
-@contextmanager
-def connected(socket_path: Path, name: str) -> Iterator[SocketLink]:
-    """The console's socket, for us alone."""
-    # Nobody can be attached to what is not there, and no lock file must come of trying.
-    if not socket_path.exists():
-        _connect(socket_path, name).close()
-    with hold(socket_path.with_name(f"{socket_path.name}.lock"), f"the console of {name}"):
-        link = _connect(socket_path, name)
-        try:
-            yield link
-        finally:
-            link.close()
+        if problem.errno == errno.ENXIO:
+            raise Failed(f"{name} does not run", hint=f"vmprov start {name}") from problem
+        raise HostNotReady(f"the console of {name} cannot be used: {problem.strerror}") from problem
+    try:
+        held = hold(lock_path(base), f"the console of {name}", steal=steal)
+    except BaseException:
+        os.close(fifo)
+        raise
+    tail = Tail(log)
+    tail.from_end(0)
+    return ConsoleLink(fifo, tail, held)
 
 
 class PortLink:

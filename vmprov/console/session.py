@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-import select
+import secrets
+import shlex
 import threading
 import time
 from collections import deque
-from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Self
 import pexpect
 from pexpect.spawnbase import SpawnBase
 
-from vmprov.console.links import POLL, SEND_LIMIT, Link, connected, open_link, ready
+from vmprov.console.inputs import InputLog
+from vmprov.console.links import POLL, SEND_LIMIT, Link, open_link, open_uart, who
 from vmprov.console.text import LineReader, Stripper
-from vmprov.errors import Failed, WaitTimeout
+from vmprov.errors import Failed, InUse, SpecError, WaitTimeout
 from vmprov.waiting import Deadline
 
 # Characters kept for a program that does not wait for them, or not for these.
@@ -30,6 +32,8 @@ _PIECE = 1024
 # Characters at the end of the output within which a pattern must fit.
 _PATTERN_WINDOW = 64 * 1024
 _LAST_LINES = 5
+# Characters of a line that every terminal driver takes (N_TTY_BUF_SIZE is 4096).
+_LONGEST_COMMAND = 4000
 
 if TYPE_CHECKING:
     _Spawn = SpawnBase[str]
@@ -50,6 +54,7 @@ class _Drain(_Spawn):
         self._kept: deque[str] = deque()
         self._size = 0
         self._ended = False
+        self.problem: InUse | None = None
         self._stripper = Stripper()
         self._reader = LineReader()
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -60,7 +65,11 @@ class _Drain(_Spawn):
     def _run(self) -> None:
         held = ""
         while not self._ended:
-            data = self._link.receive(POLL)
+            try:
+                data = self._link.receive(POLL)
+            except InUse as problem:  # somebody has taken over
+                self.problem = problem
+                data = b""
             if data is None:
                 continue
             # Patterns are written for lines that end in a line feed alone; it may be yet to come.
@@ -113,6 +122,14 @@ class _Drain(_Spawn):
         self._link.close()
 
 
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended that was run over a serial console: its exit code, and what it printed on the terminal."""
+
+    code: int
+    output: str
+
+
 class Console:
     """A console in the hands of a program; a context manager that gives it back.
 
@@ -120,15 +137,19 @@ class Console:
     has waited for are kept. Patterns see text without escape sequences, with lines that end in ``\\n``.
     """
 
-    def __init__(self, link: Link, name: str, held: AbstractContextManager[object] | None = None) -> None:
-        """``held``: what to give back on closing, such as the lock."""
+    def __init__(self, link: Link, name: str, inputs: InputLog | None = None) -> None:
+        """``inputs``: where to record what is sent."""
         self.name = name
         self.before = ""
         self._link = link
-        self._held = held
+        self._inputs = inputs
         self._drain = _Drain(link)
         self._secrets: list[str] = []
         self._closed = False
+        # One thread may wait while another one types.
+        self._expecting = threading.RLock()
+        self._sending = threading.RLock()
+        self._pause = threading.Event()
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
         """Wait for a regular expression in what was not matched before; ``before`` is then the text up to it.
@@ -136,6 +157,10 @@ class Console:
         A match is at most 64 KiB long, and ``timeout`` in seconds.
         Raises :class:`WaitTimeout` with the last lines, :class:`Failed` if the console is gone.
         """
+        with self._expecting:
+            return self._expect(pattern, timeout)
+
+    def _expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
         shown = pattern if isinstance(pattern, str) else pattern.pattern
         start = time.monotonic()
         try:
@@ -146,6 +171,8 @@ class Console:
                 f"{self.name}: no {shown!r} on the console within {spent:.1f} s; {self._said()}"
             ) from problem
         except pexpect.EOF as problem:
+            if self._drain.problem:
+                raise self._drain.problem from problem
             raise Failed(f"{self.name}: the console was closed before {shown!r} was seen; {self._said()}") from problem
         self.before = self._drain.before or ""
         match = self._drain.match
@@ -157,9 +184,14 @@ class Console:
 
         Raises :class:`WaitTimeout` if the guest reads nothing for 10 s, :class:`Failed` if the console is gone.
         """
-        if secret and text.strip():
-            self._secrets.append(text.strip())
-        data = text.encode()
+        with self._sending:
+            if secret and text.strip():
+                self._secrets.append(text.strip())
+            if self._inputs:
+                self._inputs.sent(text, secret=secret)
+            self._send(text.encode())
+
+    def _send(self, data: bytes) -> None:
         deadline = Deadline(SEND_LIMIT)
         while data:
             try:
@@ -172,22 +204,38 @@ class Console:
             elif deadline.expired:
                 raise WaitTimeout(f"{self.name}: the guest read no input for {SEND_LIMIT:.0f} s; {self._said()}")
             else:
-                ready(self._link.fileno(), select.POLLOUT, POLL)
+                self._pause.wait(POLL)
 
     def sendline(self, text: str = "", *, secret: bool = False) -> None:
         """Type ``text`` and the Enter key, which is a carriage return; raises as :meth:`send`."""
         self.send(f"{text}\r", secret=secret)
+
+    def run(self, command: str, timeout: float = 60.0) -> Ran:
+        """Run a command in the shell that waits at a prompt; returns what it printed and its exit code.
+
+        The marks around its output are typed in two halves, so that the echo of what is typed is never taken for them.
+        Raises :class:`SpecError` for a command longer than a terminal takes in one line, else as :meth:`expect`.
+        """
+        mark = f"{secrets.randbits(48):012x}"
+        line = (
+            f"printf '\\n%s\\n' 'begin-''{mark}'; eval {shlex.quote(command)}; "
+            f"printf '\\n%s %d.\\n' 'end-''{mark}' \"$?\""
+        )
+        if len(line) > _LONGEST_COMMAND:
+            raise SpecError(f"a command of {len(command)} characters is too long for a terminal's line")
+        with self._expecting:
+            self.sendline(line)
+            deadline = Deadline(timeout)
+            self.expect(f"\nbegin-{mark}\n", deadline.left)
+            found = self.expect(f"\nend-{mark} (\\d+)\\.", deadline.left)
+            return Ran(int(found[1]), self.before)
 
     def close(self) -> None:
         """Give the console back; doing so twice is the same as once."""
         if self._closed:
             return
         self._closed = True
-        try:
-            self._drain.close()
-        finally:
-            if self._held:
-                self._held.__exit__(None, None, None)
+        self._drain.close()
 
     def _said(self) -> str:
         said = " | ".join(self._drain.last_lines())
@@ -204,11 +252,9 @@ class Console:
         self.close()
 
 
-def open_console(socket_path: Path, *, name: str) -> Console:
-    """The console of the VM ``name``, for a program; raises as :func:`attach`."""
-    with ExitStack() as stack:
-        link = stack.enter_context(connected(socket_path, name))
-        return Console(link, name, held=stack.pop_all())
+def open_console(base: Path, log: Path, *, name: str, steal: bool = False) -> Console:
+    """The console of the VM ``name``, for a program; arguments and errors are those of :func:`attach`."""
+    return Console(open_uart(base, log, name, steal=steal), name, InputLog(log, who()))
 
 
 def open_port(url: str, baud: int = 115200) -> Console:

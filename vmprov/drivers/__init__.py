@@ -37,12 +37,20 @@ class BaseImage:
 
 
 @dataclass(frozen=True)
+class Uart:
+    """A serial port: a libvirt character device of ``kind`` (``pipe`` or ``unix``) at ``path``, captured in ``log``."""
+
+    kind: str
+    path: Path
+    log: Path
+
+
+@dataclass(frozen=True)
 class Order:
     """One domain to be made; everything outside the domain itself exists already.
 
     ``memory`` and ``disk_size`` in bytes; ``disk_size`` is at least the image's virtual size.
     ``image`` is ``None`` for a machine with a blank disk. ``seed`` is the host path of the seed volume ("" for none).
-    ``consoles``: for each UART its (socket, log file).
     """
 
     vm: str
@@ -60,7 +68,7 @@ class Order:
     network: str
     mac: str
     serial_number: str
-    consoles: tuple[tuple[Path, Path], ...]
+    consoles: tuple[Uart, ...]
 
 
 class Driver(Protocol):

@@ -91,10 +91,10 @@ def domain_xml(order: Order, disk: str) -> str:
     ET.SubElement(interface, "mac", address=order.mac)
     ET.SubElement(interface, "source", network=order.network)
     ET.SubElement(interface, "model", type="virtio")
-    for port, (socket, log) in enumerate(order.consoles):
-        serial = ET.SubElement(devices, "serial", type="unix")
-        ET.SubElement(serial, "source", mode="bind", path=str(socket))
-        ET.SubElement(serial, "log", file=str(log), append="on")
+    for port, uart in enumerate(order.consoles):
+        serial = ET.SubElement(devices, "serial", type=uart.kind)
+        ET.SubElement(serial, "source", path=str(uart.path))
+        ET.SubElement(serial, "log", file=str(uart.log), append="on")
         ET.SubElement(serial, "target", port=str(port))
     return ET.tostring(domain, encoding="unicode")
 

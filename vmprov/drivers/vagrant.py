@@ -115,12 +115,6 @@ class VagrantDriver:
     def _prepare(self, order: Order) -> None:
         """Everything of one VM that has to lie on the disk before vagrant starts."""
         self._home.vm(order.vm).mkdir(parents=True, exist_ok=True, mode=0o700)
-        for socket, log in order.consoles:
-            socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # libvirt makes sockets as root, for its group to write to; in a set-group-id directory that is our group.
-            socket.parent.chmod(0o2700)
-            # QEMU may run as another user; what it appends to stays ours, and nobody else's to read.
-            os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
         if order.image is not None:
             ensure_box(self._home.vagrant_home(self._host.slug), order.image)
         _write(self._fragment(order.vm), fragment_xml(order))
@@ -196,7 +190,7 @@ class VagrantDriver:
         if found.uuid != order.uuid:
             return Failed(f"{order.vm}: domain {order.domain} is not the one that was ordered")
         if found.state is not DomainState.RUNNING:
-            return Failed(f"{order.vm} was powered on and is {found.state} now", hint=f"see {order.consoles[0][1]}")
+            return Failed(f"{order.vm} was powered on and is {found.state} now", hint=f"see {order.consoles[0].log}")
         missing = _missing(order, hypervisor.domain_xml(order.domain))
         if found.mark != order.mark:
             missing.append("our mark")
@@ -245,7 +239,7 @@ def machine_values(order: Order, *, acceleration: str, fragment: Path) -> dict[s
 def _missing(order: Order, definition: str) -> list[str]:
     """Which consoles of the order a domain lacks."""
     logs = {log.get("file") for log in ET.fromstring(definition).iterfind("devices/serial/log")}
-    return [f"console {port}" for port, (_, log) in enumerate(order.consoles) if str(log) not in logs]
+    return [f"console {port}" for port, uart in enumerate(order.consoles) if str(uart.log) not in logs]
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
-from vmprov.drivers import Order
+from vmprov.console import ports
+from vmprov.drivers import Order, Uart
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
 from vmprov.engine.records import Batch
@@ -68,15 +69,24 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     disk_volume = f"{vm.domain}.img"
     _claim_volume(ctx, vm, disk_volume)
     seed = _make_seed(ctx, vm) if image is not None else ""
-    consoles = tuple(
-        (ctx.home.console_socket(vm.id, port), ctx.home.console_log(vm.name, port)) for port in range(vm.consoles)
-    )
+    consoles = make_consoles(ctx, vm)
     base = base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
         disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base, seed=seed, network=vm.network,
         mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
     )  # fmt: skip
+
+
+def make_consoles(ctx: Context, vm: VMRecord) -> tuple[Uart, ...]:
+    """Make what is missing of the files of the VM's UARTs."""
+    uarts = []
+    for port in range(vm.consoles):
+        base, log = ctx.home.console_port(vm.id, port), ctx.home.console_log(vm.name, port)
+        ports.make_port(base, log)
+        kind = ctx.host.console_kind
+        uarts.append(Uart(kind, ports.socket_path(base) if kind == "unix" else base, log))
+    return tuple(uarts)
 
 
 def _mark(ctx: Context, vm: VMRecord) -> Mark:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 
+from vmprov.console.ports import remove_port
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
 from vmprov.errors import NotFullyUndone, VmprovError
@@ -39,9 +40,7 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         ctx.stage(vm.name, "broken", why)
         raise NotFullyUndone(f"{vm.name} could not be removed fully: {why}", hint=f"run again: vmprov delete {vm.name}")
     for port in range(vm.consoles):
-        socket = ctx.home.console_socket(vm.id, port)
-        socket.unlink(missing_ok=True)
-        socket.with_name(socket.name + ".lock").unlink(missing_ok=True)
+        remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
     ctx.store.remove_vm(vm.name)

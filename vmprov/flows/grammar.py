@@ -2,154 +2,123 @@
 
 A flow is a list of stages. The machine is *in* a stage until one of the patterns that the stage expects is seen;
 then it sends what that pattern says, and enters the next stage. Passing the last one is success - nothing else is.
+
+Wherever a list is expected, a single item may stand for a list of one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import string
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+import re2
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
+from vmprov.documents import unknown
 from vmprov.spec.names import check_flow_name, check_stage_name
 from vmprov.spec.quantities import parse_duration
 
 # The stage that ``next`` may name although no flow has one of that name.
 SUCCESS = "success"
 
+# What the keys send that ``key`` may name, as a VT220 sends it.
+KEYS: Mapping[str, bytes] = MappingProxyType(
+    {
+        "enter": b"\r", "esc": b"\x1b", "tab": b"\t", "space": b" ", "backspace": b"\x7f",
+        "up": b"\x1b[A", "down": b"\x1b[B", "right": b"\x1b[C", "left": b"\x1b[D",
+        "home": b"\x1b[1~", "insert": b"\x1b[2~", "delete": b"\x1b[3~", "end": b"\x1b[4~",
+        "page-up": b"\x1b[5~", "page-down": b"\x1b[6~",
+        "f1": b"\x1bOP", "f2": b"\x1bOQ", "f3": b"\x1bOR", "f4": b"\x1bOS", "f5": b"\x1b[15~", "f6": b"\x1b[17~",
+        "f7": b"\x1b[18~", "f8": b"\x1b[19~", "f9": b"\x1b[20~", "f10": b"\x1b[21~", "f11": b"\x1b[23~",
+        "f12": b"\x1b[24~",
+        **{f"ctrl-{letter}": bytes([number]) for number, letter in enumerate(string.ascii_lowercase, 1)},
+    }
+)  # fmt: skip
+
+
+def compile_regex(text: str) -> Any:
+    """An RE2 expression, ready to ``search``; :class:`ValueError` saying what RE2 has against it."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(text, options)
+    except re2.error as refused:
+        told = refused.args[0] if refused.args else ""
+        said = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+        hint = ""
+        if re.search(r"\(\?<?[=!]", text):
+            hint = "lookahead and lookbehind are not supported"
+        elif re.search(r"\(\?P=|\\[1-9k]", text):
+            hint = "backreferences are not supported"
+        raise ValueError(f"RE2 refuses the expression: {said}" + (f"; {hint}" if hint else "")) from refused
+
+
+def _check_regex(text: str) -> str:
+    if compile_regex(text).search("") is not None:
+        raise ValueError("the expression matches the empty string, and so every line; write what must be there")
+    return text
+
+
+def _check_line(text: str) -> str:
+    if "\n" in text or "\r" in text:
+        raise ValueError("there is a line break in it; patterns are looked for within one line")
+    return text
+
+
+def _check_key(name: str) -> str:
+    if name not in KEYS:
+        raise ValueError("; ".join(unknown("key", name, KEYS)))
+    return name
+
+
+def _check_place(text: str) -> str:
+    if re.sub(r"\{vm\}", "", text).strip("{}") != re.sub(r"\{vm\}", "", text):
+        raise ValueError("only {vm} may stand in braces")
+    return text
+
+
+class _Or:
+    """Takes another form of a value, too: ``convert`` makes the first of the second, ``schema`` describes the second."""
+
+    def __init__(self, convert: Any, schema: Any) -> None:
+        self._convert = convert
+        self._schema = schema
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._convert, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        inner = handler(schema)
+        return {"anyOf": [inner, self._schema(inner)]}
+
 
 def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, BeforeValidator(_duration)]
+def _list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+DURATION = _Or(_duration, lambda _: {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$"})
+LIST = _Or(_list, lambda inner: inner["items"])
+
+Seconds = Annotated[float, Strict(), Field(gt=0), DURATION]
 Name = Annotated[str, AfterValidator(check_stage_name)]
-Console = Annotated[int, Field(ge=0, le=1)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Pattern(_Model):
-    """What is looked for; exactly one of ``text``, ``regex`` and ``prompt`` is given.
-
-    ``text`` -- these characters, anywhere in a line.
-    ``regex`` -- an RE2 expression (https://github.com/google/re2/wiki/Syntax), which takes linear time whatever it is.
-    ``prompt`` -- these characters at the end of a line that has no end yet and has stood still for ``settle`` seconds.
-    ``console`` -- only on this UART; all of the flow's where not given.
-    """
-
-    text: Annotated[str, Field(min_length=1)] | None = None
-    regex: Annotated[str, Field(min_length=1)] | None = None
-    prompt: Annotated[str, Field(min_length=1)] | None = None
-    console: Console | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Pattern:
-        if sum(kind is not None for kind in (self.text, self.regex, self.prompt)) != 1:
-            raise ValueError("exactly one of text, regex and prompt must be given")
-        return self
-
-
-class Input(_Model):
-    """Something to type; exactly one field is given, and in a file a plain string stands for ``line``.
-
-    ``line`` -- this and the Enter key (a carriage return). ``text`` -- this alone.
-    ``secret`` -- a secret by its name in ``secrets``, and the Enter key. ``key`` -- such as ``ctrl-c``, ``enter``, ``esc``.
-    ``pause`` -- nothing, for so many seconds.
-    """
-
-    line: str | None = None
-    text: Annotated[str, Field(min_length=1)] | None = None
-    secret: Name | None = None
-    key: str | None = None
-    pause: Seconds | None = None
-
-
-class Expectation(Pattern):
-    """One way to pass a stage: the pattern, what is sent when it is seen, and the stage that comes then.
-
-    ``send`` goes to the UART on which the pattern was seen. ``next``: a stage's name or ``success``; the following
-    stage where not given.
-    """
-
-    send: tuple[Input, ...] = ()
-    next: Name | None = None
-
-
-class Failure(Pattern):
-    """A line that means failure: ``class`` names the kind, such as ``kernel-panic``; ``why`` says it in words."""
-
-    failure_class: Name = Field(alias="class")
-    why: str = ""
-
-
-class Recovery(Pattern):
-    """A known trap and the way out: type something and go back to a stage, ``budget`` times at most in one run.
-
-    ``name`` shows in the timeline. ``during``: only in these stages; in all of them where empty.
-    A trap met once more than the budget allows is a failure of class ``class`` (default: ``name``).
-    """
-
-    name: Name
-    send: tuple[Input, ...]
-    next: Name
-    budget: Annotated[int, Field(ge=1, le=100)] = 1
-    during: tuple[Name, ...] = ()
-    failure_class: Name | None = Field(default=None, alias="class")
-
-
-class Secret(_Model):
-    """Where a secret comes from; the first place that has it counts: ``env``, then ``file``, then ``ask``.
-
-    ``env`` -- an environment variable. ``file`` -- a path whose first line is the secret. ``ask`` -- the question to put
-    to whoever sits at the terminal. ``vm`` may stand in ``env`` and ``file`` as ``{vm}``.
-    """
-
-    env: str | None = None
-    file: str | None = None
-    ask: str | None = None
-
-
-class Stage(_Model):
-    """One stage.
-
-    ``expect`` -- the patterns of which any passes it. ``limit`` -- seconds that the machine may stay in it; without, only the
-    flow's own limit counts.
-    ``optional`` -- passed over when the next stage that must come (or an optional one on the way to it) is seen
-    instead, or when the limit is up.
-    ``nudge`` -- press Enter after so many seconds without a byte, again and again: for consoles that say nothing until asked.
-    ``fail`` -- lines that mean failure in this stage. ``ignore`` -- failure classes that mean nothing in this stage.
-    """
-
-    stage: Name
-    expect: Annotated[tuple[Expectation, ...], Field(min_length=1)]
-    limit: Annotated[Seconds, Field(gt=0)] | None = None
-    optional: bool = False
-    nudge: Annotated[Seconds, Field(gt=0)] | None = None
-    fail: tuple[Failure, ...] = ()
-    ignore: tuple[Name, ...] = ()
-
-
-class Flow(_Model):
-    """A flow file.
-
-    ``flow`` -- its name. ``consoles`` -- the UARTs that it listens to. ``limit`` -- seconds for all stages together.
-    ``settle`` -- seconds for which an unfinished line has to stand still to be taken for a prompt.
-    ``pacing`` -- seconds between two characters that are sent, for UARTs that lose them otherwise.
-    ``boots`` -- firmware starts without a new stage in between from which on it is a reboot loop.
-    ``recover``, ``fail``, ``ignore`` -- as in a stage, but at all times. ``secrets`` -- by name, what ``send`` may refer to.
-    """
-
-    flow: Annotated[str, AfterValidator(check_flow_name)]
-    description: str = ""
-    consoles: Annotated[tuple[Console, ...], Field(min_length=1)] = (0,)
-    limit: Annotated[Seconds, Field(gt=0)] | None = None
-    settle: Annotated[Seconds, Field(ge=0.05, le=60)] = 0.3
-    pacing: Annotated[Seconds, Field(ge=0, le=5)] = 0.0
-    boots: Annotated[int, Field(ge=2, le=100)] = 4
-    secrets: dict[Name, Secret] = Field(default_factory=dict)
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    recover: tuple[Recovery, ...] = ()
-    fail: tuple[Failure, ...] = ()
-    ignore: tuple[Name, ...] = ()
+Names = Annotated[tuple[Name, ...], LIST]
+Console = Annotated[int, Strict(), Field(ge=0, le=1)]
+Line = Annotated[str, Field(min_length=1), AfterValidator(_check_line)]

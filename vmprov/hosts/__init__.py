@@ -63,6 +63,11 @@ class Host(Protocol):
         ...
 
     @property
+    def console_kind(self) -> str:
+        """The character device behind a UART: ``pipe`` where QEMU can open files of ours, else ``unix``."""
+        ...
+
+    @property
     def dialer(self) -> Path | None:
         """The UNIX socket through which guests are reached; ``None`` where this machine reaches them itself."""
         ...

@@ -42,6 +42,8 @@ class EmbeddedHost(LocalHost):
             engine=engine,
         )
 
+    console_kind = "pipe"
+
     @property
     def container(self) -> str:
         """The container's name."""

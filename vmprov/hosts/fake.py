@@ -24,6 +24,7 @@ class FakeHost:
     """See the module."""
 
     pool = "default"
+    console_kind = "pipe"
     dialer: Path | None = None
 
     def __init__(self, uri: str, home: Home) -> None:

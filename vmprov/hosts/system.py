@@ -25,6 +25,7 @@ _DEFAULT_SOCKETS = Path("/var/run/libvirt")
 class SystemHost(LocalHost):
     """See the module."""
 
+    console_kind = "unix"
     dialer: Path | None = None
 
     def __init__(self, uri: str, home: Home, settings: Settings, installation: str, engine: Engine) -> None:

@@ -1,0 +1,277 @@
+"""The keeper: one small process for each state directory that looks after its captures while there are any.
+
+QEMU writes every byte into the capture by itself. The keeper notes when each was seen, counts boots, gives back disk
+space beyond the limit, notices a full disk, and forwards what is typed on hosts whose QEMU serves a socket. It may be
+killed at any time: capturing goes on, and the next keeper goes on where this one was.
+
+``python -m vmprov.console.keeper STATE-DIRECTORY LIMIT`` starts one in the background unless there is one; ``LIMIT`` in bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from vmprov.console.boots import LONGEST_START, boot_starts
+from vmprov.console.bridge import Bridge, bridges_of
+from vmprov.console.capture import slowest_follower
+from vmprov.console.holes import release_start
+from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machine_run, thin, times_path
+from vmprov.paths import Home
+
+# Seconds between two looks at the captures, and at which captures there are.
+_INTERVAL = 0.02
+_SOURCES_INTERVAL = 0.5
+# A follower may hold back trimming until a capture has this many times its limit.
+_PATIENCE = 4
+_BLOCK = 1 << 20
+# Bytes of free disk space below which bytes must be expected to be missing.
+_FULL = 64 * 1024
+# Bytes of a times file above which its older half is thinned out.
+_MOST_TIMES = 16 * 1024 * 1024
+# Seconds without any capture after which the keeper ends.
+_GRACE = 2.0
+
+
+def _now() -> Moment:
+    return Moment(time.time(), time.monotonic())
+
+
+class Kept:
+    """One capture in the keeper's care."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._times = Times(log)
+        self._times.refresh()
+        self._writer = TimesWriter(log)
+        # What the disk had no room for.
+        self._unwritten: list[bytes] = []
+        self._seen = self._times.seen
+        self._boots = len(self._times.boots)
+        self._trimmed = self._times.trimmed
+        self._overlap = b""
+        self._full_since: tuple[int, float] | None = None
+        self._trims = True
+        self._began = False
+
+    def close(self) -> None:
+        """Close its files."""
+        self._writer.close()
+
+    def look(self) -> bool:
+        """Note what was added since the last look; ``False`` if the capture became shorter: its times are of no use then."""
+        try:
+            found = self.log.stat()
+        except FileNotFoundError:
+            return True
+        size = found.st_size
+        if size < self._seen:
+            return False
+        if size == self._seen and not self._unwritten:
+            return True
+        if not self._began:
+            self._begin(size, found.st_mtime)
+        if size > self._seen:
+            moment = _now()
+            self._note(*self._new_boots(size, moment), encode(Mark.SEEN, size, moment))
+            self._seen = size
+        elif self._unwritten:
+            self._note()
+        return True
+
+    def _begin(self, size: int, written: float) -> None:
+        """Say to which run of the machine the times belong; what nobody saw was there when the file was last written."""
+        self._began = True
+        now = _now()
+        if self._times.machine != machine_run():
+            self._note(encode(Mark.MACHINE, machine_run(), now))
+        behind = now.wall - written
+        if size > self._seen and behind > 1:
+            earlier = Moment(written, now.mono - behind)
+            self._note(*self._new_boots(size, earlier), encode(Mark.SEEN, size, earlier))
+            self._seen = size
+
+    def _note(self, *records: bytes) -> None:
+        self._unwritten += records
+        if self._unwritten and self._writer.write(*self._unwritten):
+            self._unwritten.clear()
+
+    def _new_boots(self, size: int, moment: Moment) -> list[bytes]:
+        records = []
+        with self.log.open("rb", buffering=0) as file:
+            position = max(self._seen, self._trimmed)
+            while position < size:
+                data = os.pread(file.fileno(), min(_BLOCK, size - position), position)
+                if not data:
+                    break
+                window = self._overlap + data
+                start = position - len(self._overlap)
+                found = [start + at for at in boot_starts(window)]
+                for offset in found:
+                    if offset > self._last_boot:
+                        self._boots += 1
+                        self._last_boot = offset
+                        records.append(encode(Mark.BOOT, offset, moment, self._boots))
+                self._overlap = window[-(LONGEST_START - 1) :]
+                position += len(data)
+        return records
+
+    @property
+    def _last_boot(self) -> int:
+        return self._times.boots[-1] if self._times.boots else -1
+
+    @_last_boot.setter
+    def _last_boot(self, offset: int) -> None:
+        self._times.boots.append(offset)
+
+    def trim(self, limit: int) -> None:
+        """Give back what is older than the last ``limit`` bytes, and read by all who follow."""
+        if self._seen - self._trimmed > limit + limit // 16 and self._trims:
+            wanted = self._seen - limit
+            reader = slowest_follower(self.log)
+            if reader is not None:
+                wanted = max(min(wanted, reader), self._seen - _PATIENCE * limit)
+            wanted -= wanted % 4096
+            if wanted > self._trimmed:
+                self._trimmed = wanted
+                self._note(encode(Mark.TRIMMED, wanted, _now()))
+                try:
+                    release_start(self.log, wanted)
+                except OSError:  # this file system cannot; the capture grows on
+                    self._trims = False
+        with suppress(FileNotFoundError):
+            if times_path(self.log).stat().st_size > _MOST_TIMES:
+                self._writer.close()
+                thin(self.log)
+
+    def watch_disk(self) -> None:
+        """Remember when the disk is full, and say so in the times once it no longer is."""
+        try:
+            status = os.statvfs(self.log)
+        except OSError:
+            return
+        full = status.f_bavail * status.f_frsize < _FULL
+        if full and self._full_since is None:
+            self._full_since = (self._seen, time.monotonic())
+        elif not full and self._full_since is not None:
+            offset, since = self._full_since
+            self._full_since = None
+            seconds = round(time.monotonic() - since)
+            self._note(encode(Mark.LOST, offset, _now(), max(1, seconds)))
+
+
+class Keeper:
+    """Looks after all captures of a state directory."""
+
+    def __init__(self, home: Home, *, limit: int) -> None:
+        """``limit``: bytes of each capture that are kept."""
+        self._home = home
+        self._limit = limit
+        self._kept: dict[Path, Kept] = {}
+        self._bridges: dict[Path, Bridge] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Look after the captures until there have been none for a while."""
+        idle_since = time.monotonic()
+        next_sources = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= next_sources:
+                next_sources = now + _SOURCES_INTERVAL
+                self._find()
+                if self._kept or self._bridges:
+                    idle_since = now
+                elif now - idle_since > _GRACE:
+                    return
+                for kept in self._kept.values():
+                    kept.trim(self._limit)
+                    kept.watch_disk()
+            for log, kept in self._kept.items():
+                with suppress(OSError):  # its VM is being removed
+                    if not kept.look():
+                        kept.close()
+                        times_path(log).unlink(missing_ok=True)
+                        self._kept[log] = Kept(log)
+            for key, _ in self._selector.select(_INTERVAL):
+                key.data.serve()
+
+    def _find(self) -> None:
+        """Take up new captures, let go of those that are gone."""
+        try:
+            present = {log for log in self._home.vms.glob("*/console-?.log")}
+        except OSError:
+            present = set()
+        for log in self._kept.keys() - present:
+            if not log.parent.exists():
+                self._kept.pop(log).close()
+        for log in present - self._kept.keys():
+            self._kept[log] = Kept(log)
+        wanted = bridges_of(self._home)
+        for path in self._bridges.keys() - wanted.keys():
+            self._bridges.pop(path).close()
+        for path in wanted.keys() - self._bridges.keys():
+            self._bridges[path] = Bridge(wanted[path], path, self._selector)
+        for bridge in self._bridges.values():
+            bridge.mend()
+
+
+def needs_keeper(home: Home) -> bool:
+    """Whether a state directory with captures has no keeper now."""
+    lock = home.lock("keeper")
+    if not lock.exists():
+        return True
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _serve(home: Home, fd: int, limit: int) -> None:
+    """Keep until there is nothing to keep; ``fd`` is the lock file."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        Keeper(home, limit=limit).run()
+        # Whoever made a VM in the meantime saw the lock held and relied on us.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        if not any(home.vms.glob("*")):
+            return
+
+
+def main(root: str, limit: str) -> None:
+    """Start the keeper of the state directory ``root`` in the background, unless it has one."""
+    home = Home(Path(root))
+    lock = home.lock("keeper")
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    # The child holds the lock too, so there is no moment without a keeper.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(home.root / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for number, target in ((0, null), (1, null), (2, log)):
+        os.dup2(target, number)
+    _serve(home, fd, int(limit))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
