@@ -91,7 +91,8 @@ class Document:
 
     def find(self, path: Steps) -> Steps:
         """As much of ``path`` as the document has; index 0 of what is no list is the thing itself."""
-        value, found = self.value, ()
+        value: Any = self.value
+        found: Steps = ()
         for step in path:
             if isinstance(value, dict):
                 inside = step in value
@@ -194,13 +195,15 @@ class _Reader:
         """All of it, or :class:`SpecError`."""
         value = None
         try:
-            value = self._expand(self._root(), ())
+            root = self._root()
+            self._weight = 0
+            value = self._expand(root, ())
         except _Fatal:
             pass
         except yaml.YAMLError as broken:
             self._problems.append(self._not_yaml(broken))
         except (ValueError, OverflowError) as broken:  # the parser in Python, for escapes such as "\UFFFFFFFF"
-            self._problems.append(Problem(Place(1, 1), f"not valid YAML: {broken}", self._source))
+            self._note(Place(1, 1), f"not valid YAML: {broken}")
         refuse(self._problems)
         return Document(self._source, value, self._values, self._keys)
 
@@ -218,20 +221,26 @@ class _Reader:
         return root
 
     def _give_up(self, place: Place, text: str) -> NoReturn:
-        self._problems.append(Problem(place, text, self._source))
+        self._note(place, text)
         raise _Fatal
 
     def _note(self, place: Place, text: str) -> None:
         self._problems.append(Problem(place, text, self._source))
 
-    def _node(self, event: Any, depth: int) -> _Node:
-        place = self._begin(event)
+    def _bound(self, place: Place, depth: int, weight: int) -> None:
         if depth > DEEPEST:
             self._give_up(place, f"nested more than {DEEPEST} deep")
+        self._weight += weight
+        if self._weight > MOST_VALUES:
+            self._give_up(place, f"the file holds more than {MOST_VALUES} values, those of aliases included")
+
+    def _node(self, event: Any, depth: int) -> _Node:
+        place = self._begin(event)
+        self._bound(place, depth, 1)
         if isinstance(event, yaml.AliasEvent):
             # An anchor is known once what it names has ended, so nothing can contain itself.
             if event.anchor not in self._anchors:
-                self._give_up(place, f"the alias *{event.anchor} stands for nothing that ends before it")
+                self._give_up(place, f"the alias *{event.anchor[:60]} stands for nothing that ends before it")
             return self._anchors[event.anchor]
         if isinstance(event, yaml.ScalarEvent):
             node = _Node(place, self._scalar(event))
@@ -248,8 +257,10 @@ class _Reader:
         gap = re.search(r"[ \t]*\Z", self._text[max(0, index - 200) : index])
         if gap and "\t" in gap[0]:
             self._note(place, "there is a tab before this; use spaces")
-        if getattr(event, "tag", None):
-            self._note(place, f"the tag {event.tag[:60]} is not allowed; remove it, and put text in quotes")
+        given: str = getattr(event, "tag", None) or ""
+        if given:
+            tag = given.replace("tag:yaml.org,2002:", "!!")[:60]
+            self._note(place, f"the tag {tag} is not allowed; remove it, and put text in quotes")
         return place
 
     def _items(self, depth: int) -> Iterator[_Node]:
@@ -280,11 +291,7 @@ class _Reader:
 
     def _expand(self, node: _Node, path: Steps) -> Any:
         content = node.content
-        self._weight += 1 + (len(content) // 64 if isinstance(content, str) else 0)
-        if self._weight > MOST_VALUES:
-            self._give_up(node.place, f"the file holds more than {MOST_VALUES} values, those of aliases included")
-        if len(path) >= DEEPEST:
-            self._give_up(node.place, f"nested more than {DEEPEST} deep")
+        self._bound(node.place, len(path) + 1, 1 + (len(content) // 64 if isinstance(content, str) else 0))
         self._values[path] = node.place
         if isinstance(content, list):
             return [self._expand(item, (*path, index)) for index, item in enumerate(content)]
@@ -302,7 +309,7 @@ class _Reader:
         if here == "\t":
             return Problem(place, "a tab where YAML wants spaces; use spaces", self._source)
         hint = next((hint for part, hint in _HINTS.items() if part in said), "")
-        told = " ".join(f"not valid YAML: {said}{f' {context}' if context else ''}".split())
+        told = " ".join(f"not valid YAML: {said}{f' {context}' if context else ''}".split())[:300]
         return Problem(place, f"{told}; {hint}" if hint else told, self._source)
 
 
@@ -359,13 +366,18 @@ def validate(model: type[M], document: Document) -> M:
         instance = model.model_validate(document.value, context=document)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        told = [error for error in errors if error["input"] is not None]
+        told = [error for error in errors if error["input"] is not None and not _follows_only(error)]
         told.sort(key=lambda error: document.problem(error["loc"], "").place)
         problems += [_problem(model, document, error) for error in told[: MOST_PROBLEMS + 1]]
         refuse(problems)
         raise
     refuse(problems)
     return instance
+
+
+def _follows_only(error: Any) -> bool:
+    """Whether it says that a list is too short which is so only without its items that are wrong themselves."""
+    return error["type"] == "too_short" and bool(len(error["input"]) >= error["ctx"]["min_length"])
 
 
 def _value(document: Document, path: Steps) -> Any:
@@ -396,8 +408,7 @@ def _problem(model: type[BaseModel], document: Document, error: Any) -> Problem:
         return document.problem(path, f"must be {words} {limits[name]:g}, not {_shown(given)}", key=of_key)
     if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
         return document.problem(path, "must not be empty", key=of_key)
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return document.problem(path, message[:1].lower() + message[1:], key=of_key)
+    return document.problem(path, str(error["msg"]).removeprefix("Value error, ")[:300], key=of_key)
 
 
 _TYPES = {
@@ -424,11 +435,11 @@ _LIMITS = {
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> tuple[str, str]:
-    """What to say of a name that is none of ``known``, and the hint: the nearest one, else all of them."""
+    """What to say of a name that is none of ``known``, and the hint: the nearest one, else some of them."""
     names = sorted(set(known))
     near = difflib.get_close_matches(given[:80], names, n=1, cutoff=0.6)
-    all_of_them = f"known: {', '.join(names)}" if names else "there are none"
-    hint = f"did you mean '{near[0]}'?" if near else all_of_them
+    some = f"known: {', '.join(names[:15])}{', ...' if len(names) > 15 else ''}" if names else "there are none"
+    hint = f"did you mean '{near[0]}'?" if near else some
     return f"unknown {what} {_shown(given)}", hint
 
 

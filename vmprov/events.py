@@ -36,11 +36,15 @@ class Progress(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StageChanged(Event):
-    """The VM entered a stage of its life: network, disk, power-on, booting, ready, failed, removed..."""
+    """The VM entered a stage of its life - network, disk, power on, ready, failed, removed... - or of its flow.
+
+    ``started``: when that was, as :func:`time.monotonic`; ``None``: just now.
+    """
 
     vm: str
     stage: str
     why: str = ""
+    started: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

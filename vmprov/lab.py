@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class Vmprov:
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
+    ``ask`` puts a question about a secret to a person and returns the answer; without, nobody is asked.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Vmprov:
         listeners: Sequence[Listener] = (),
         cancel: Cancel | None = None,
         runner: Runner | None = None,
+        ask: Callable[[str], str] | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.home = Home(self.settings.home)
         self.events = Events(*listeners)
         self.cancel = cancel or Cancel()
+        self.ask = ask
         self._runner = runner or LocalRunner()
         self.engine = Engine()
         self._hosts: dict[str, Host] = {}
@@ -140,13 +144,18 @@ class Vmprov:
         """
         from vmprov.engine.create import Creation, parallelism
         from vmprov.engine.records import record
+        from vmprov.engine.secrets import resolve
+        from vmprov.flows.load import load_flow
+
+        flow = load_flow(request.flow) if request.flow else None
 
         ctx = self._context(host, request.driver)
         ctx.host.up(self.events)
         ctx.driver.check(events=self.events, cancel=self.cancel)
         parallel = parallelism(ctx, request)
+        secrets = resolve(flow, ask=self.ask) if flow else {}
         batch = record(ctx, request)
-        outcomes = Creation(ctx, batch, request, parallel=parallel).run()
+        outcomes = Creation(ctx, batch, request, parallel=parallel, flow=flow, secrets=secrets).run()
         return CreateResult(
             lab=batch.lab,
             vms=[self._outcome_view(outcome) for outcome in outcomes],
@@ -171,6 +180,29 @@ class Vmprov:
             batch = planned[0]
         views = [replace(self._view(vm, ""), state="planned") for vm in batch.vms]
         return CreateResult(lab=batch.lab, vms=views, exit_code=0)
+
+    # watching
+
+    def watch(self, targets: Sequence[str] = ()) -> list[VMView]:
+        """Watch VMs until each has a verdict; all VMs where none is named. Returns them as they are then.
+
+        Where the process that made them was killed, this goes on in its place. VMs that have a verdict are returned
+        as they are. Never raises for what happens to one VM: see its verdict, and ``why``.
+        """
+        from vmprov.engine.attend import attend
+
+        vms = self.select(targets) if targets else self.store.vms()
+        self.keep_consoles()
+        told: dict[str, str] = {}
+
+        def action(vm: VMRecord) -> None:
+            attend(self._context(vm.host, vm.driver), vm, self._image_of(vm), ask=self.ask)
+
+        for failure in self._each(vms, action, workers=len(vms)):
+            told[failure.name] = failure.why
+        known = {vm.name: vm for vm in self.vms()}
+        views = [known.get(vm.name) or self._view(vm, "removed") for vm in vms]
+        return [replace(view, why=told.get(view.name, view.why)) for view in views]
 
     # looking
 
@@ -217,7 +249,8 @@ class Vmprov:
         for internal in ("id", "uuid", "login", "consoles", "created"):
             del columns[internal]
         log = console_log or self.home.console_log(vm.name, 0)
-        return VMView(**{**columns, "state": state, "console_log": str(log)})
+        judgement = json.loads(vm.judgement) if vm.judgement else None
+        return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
 
     def _outcome_view(self, outcome: Outcome) -> VMView:
         state = "running" if outcome.state == "ready" else outcome.state
@@ -258,7 +291,9 @@ class Vmprov:
         lost = {failure.name for failure in failed}
         return DeleteResult(deleted=[vm.name for vm in vms if vm.name not in lost], failed=failed)
 
-    def _each(self, vms: Sequence[VMRecord], action: Callable[[VMRecord], None]) -> list[Failure]:
+    def _each(
+        self, vms: Sequence[VMRecord], action: Callable[[VMRecord], None], *, workers: int = _WORKERS
+    ) -> list[Failure]:
         """Do something to several VMs at once; returns what failed."""
 
         def attempt(vm: VMRecord) -> Failure | None:
@@ -268,7 +303,7 @@ class Vmprov:
                 return Failure(vm.name, str(problem))
             return None
 
-        with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="vm") as pool:
+        with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="vm") as pool:
             return [failure for failure in pool.map(attempt, vms) if failure]
 
     # power
@@ -330,12 +365,19 @@ class Vmprov:
         vms = self.select(targets) if targets else self.store.vms()
         return {vm.name: self.home.console_log(vm.name, port) for vm in vms}
 
-    def console_socket(self, name: str, port: int = 0) -> Path:
-        """The socket of a running VM's UART; raises :class:`SpecError` if it has no such port."""
+    def keep_consoles(self) -> None:
+        """See that something notes when lines arrive; harmless where it is done already."""
+        from vmprov.console.keeper import ensure_keeper
+
+        if self.store.vms():
+            ensure_keeper(self.home, self.settings, self._runner)
+
+    def console_port(self, name: str, port: int = 0) -> Path:
+        """How the names of the files of a VM's UART begin; raises :class:`NotFound` if it has no such port."""
         vm = self.store.vm(name)
         if port >= vm.consoles:
             raise NotFound(f"{name} has no serial port {port}", hint=f"it has {vm.consoles}, counted from 0")
-        return self.home.console_socket(vm.id, port)
+        return self.home.console_port(vm.id, port)
 
     # hosts and images
 

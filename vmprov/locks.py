@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +36,34 @@ def exclusive(path: Path, deadline: Deadline, what: str, *, cancel: Cancel | Non
                 hint="wait for it to end, or find it with: pgrep -af vmprov",
             ) from problem
         yield
+
+
+class Turn:
+    """A lock that several ask for again and again, and one has until it closes it or dies."""
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        """``shared``: several may have it at once, but nobody who wants it alone."""
+        self._path = path
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._fd = -1
+        self.mine = False
+
+    def take(self) -> bool:
+        """Whether it is ours now; never waits."""
+        if self.mine:
+            return True
+        if self._fd < 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self.mine = True
+        return True
+
+    def close(self) -> None:
+        """Leave it to others."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self.mine = -1, False

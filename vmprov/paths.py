@@ -87,6 +87,15 @@ class Home:
         return self.vm(vm) / "vagrant.log"
 
     @property
+    def keeper_log(self) -> Path:
+        """What the keeper of the captures complained about last."""
+        return self.root / "keeper.log"
+
+    def device(self, name: str) -> Path:
+        """Captures of a real board's serial port."""
+        return self.root / "devices" / name
+
+    @property
     def failed(self) -> Path:
         """Logs of VMs that failed and were removed, a directory each; ``vmprov delete --all`` empties it."""
         return self.root / "failed"

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmprov.errors import SpecError
+from vmprov.spec.quantities import parse_size
 
+_SMALLEST_CONSOLE = 64 * 1024
 OFFICIAL_RUNNER_IMAGE = "vagrantlibvirt/vagrant-libvirt:edge-slim"
 
 
@@ -25,6 +27,8 @@ class Settings:
     ``runner_image`` -- VMPROV_RUNNER_IMAGE, the Docker image in which vagrant runs.
     ``subnets`` -- VMPROV_SUBNETS, the IPv4 range from which networks are cut (default 10.87.0.0/16).
     ``pool`` -- VMPROV_POOL, the libvirt storage pool for disks (default ``default``).
+    ``console_limit`` -- VMPROV_CONSOLE_LIMIT, how much of each serial port's output is kept, in bytes (default 64 MiB).
+    ``keeper`` -- VMPROV_KEEPER, whether a background process looks after the consoles (``on``, the default, or ``off``).
     """
 
     home: Path
@@ -32,6 +36,8 @@ class Settings:
     runner_image: str
     subnets: ipaddress.IPv4Network
     pool: str
+    console_limit: int = 64 * 1024**2
+    keeper: bool = True
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -54,4 +60,23 @@ class Settings:
             runner_image=environ.get("VMPROV_RUNNER_IMAGE", "") or OFFICIAL_RUNNER_IMAGE,
             subnets=network,
             pool=environ.get("VMPROV_POOL", "") or "default",
+            console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default="64MiB"),
+            keeper=_switch("VMPROV_KEEPER", environ),
         )
+
+
+def _size(name: str, environ: Mapping[str, str], *, default: str) -> int:
+    try:
+        size = parse_size(environ.get(name, "") or default)
+    except ValueError as problem:
+        raise SpecError(f"{name}: {problem}") from problem
+    if size < _SMALLEST_CONSOLE:
+        raise SpecError(f"{name} is {environ[name]!r}", hint=f"at least {_SMALLEST_CONSOLE} bytes")
+    return size
+
+
+def _switch(name: str, environ: Mapping[str, str]) -> bool:
+    value = environ.get(name, "") or "on"
+    if value not in ("on", "off"):
+        raise SpecError(f"{name} is {value!r}", hint="use on or off")
+    return value == "on"

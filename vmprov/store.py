@@ -79,7 +79,33 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (host, kind, value)
     );
     """,
+    """
+    ALTER TABLE vms ADD COLUMN flow TEXT NOT NULL DEFAULT '';
+    ALTER TABLE vms ADD COLUMN judgement TEXT NOT NULL DEFAULT '';
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        vm TEXT NOT NULL,
+        lab TEXT NOT NULL,
+        image TEXT NOT NULL,
+        flow TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        class TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        ended REAL NOT NULL,
+        seconds REAL NOT NULL
+    );
+    CREATE TABLE run_stages (
+        run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        stage TEXT NOT NULL,
+        start REAL NOT NULL,
+        seconds REAL NOT NULL,
+        outcome TEXT NOT NULL
+    );
+    CREATE INDEX run_stages_of_runs ON run_stages (run);
+    """,
 )
+# Runs of flows that are remembered; the oldest make room.
+_MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,24 @@ class VMRecord:
     consoles: int
     created: float
     seconds: float
+    flow: str
+    judgement: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One past run of a flow; ``ended`` in seconds since the epoch, ``stages``: (stage, start, seconds, outcome)."""
+
+    vm: str
+    lab: str
+    image: str
+    flow: str
+    verdict: str
+    failure_class: str
+    stage: str
+    ended: float
+    seconds: float
+    stages: tuple[tuple[str, float, float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -287,9 +331,58 @@ class Store:
             *columns.values(), name,
         )  # fmt: skip
 
+    def update_vm_if(self, name: str, expected: Mapping[str, str | int], **columns: str | int | float) -> bool:
+        """Change columns of a VM's record if others are as expected; ``False`` if they are not (any more)."""
+        with self.transaction():
+            where = " AND ".join(f"{column} = ?" for column in ("name", *expected))
+            if not self._rows(f"SELECT 1 FROM vms WHERE {where}", name, *expected.values()):  # noqa: S608
+                return False
+            self.update_vm(name, **columns)
+            return True
+
     def remove_vm(self, name: str) -> None:
         """Forget a VM and its leases; what it still owns must be disowned first."""
         self._write("DELETE FROM vms WHERE name = ?", name)
+
+    # past runs of flows
+
+    def add_run(self, run: Run) -> None:
+        """Remember how a flow went; it outlives the VM."""
+        with self.transaction():
+            number = self._write(
+                "INSERT INTO runs (vm, lab, image, flow, verdict, class, stage, ended, seconds) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                run.vm, run.lab, run.image, run.flow, run.verdict, run.failure_class, run.stage, run.ended, run.seconds,
+            )  # fmt: skip
+            for stage in run.stages:
+                self._write("INSERT INTO run_stages VALUES (?, ?, ?, ?, ?)", number, *stage)
+            self._write("DELETE FROM runs WHERE id <= ?", number - _MOST_RUNS)
+
+    def runs(self, *, image: str | None = None, flow: str | None = None) -> list[Run]:
+        """Past runs, oldest first, of an image and of a flow where these are given."""
+        wanted = {"image": image, "flow": flow}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{column} = ?" for column in given) or "TRUE"
+        stages: dict[int, list[tuple[str, float, float, str]]] = {}
+        for row in self._rows(
+            "SELECT run, run_stages.stage, start, run_stages.seconds, outcome FROM run_stages "  # noqa: S608
+            f"JOIN runs ON runs.id = run WHERE {where} ORDER BY run_stages.rowid",
+            *given.values(),
+        ):
+            stages.setdefault(row[0], []).append((row[1], row[2], row[3], row[4]))
+        rows = self._rows(
+            "SELECT id, vm, lab, image, flow, verdict, class, stage, ended, seconds FROM runs "  # noqa: S608
+            f"WHERE {where} ORDER BY id",
+            *given.values(),
+        )
+        return [
+            Run(
+                vm=row["vm"], lab=row["lab"], image=row["image"], flow=row["flow"], verdict=row["verdict"],
+                failure_class=row["class"], stage=row["stage"], ended=row["ended"], seconds=row["seconds"],
+                stages=tuple(stages.get(row["id"], ())),
+            )
+            for row in rows
+        ]  # fmt: skip
 
     # outside objects
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ class VMView:
 
     ``state``: creating, running, stopped, paused, crashed, missing (its domain is gone), failed (kept on failure),
     deleting, broken (could not be removed fully), removed, or unknown (its host does not answer).
+    ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full - its
+    class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
     """
 
@@ -35,6 +37,8 @@ class VMView:
     cpus: int
     memory: int
     disk: int
+    flow: str = ""
+    judgement: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""

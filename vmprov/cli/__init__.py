@@ -33,6 +33,7 @@ COMMANDS = {
     "reboot": ("power", "Stop machines and start them again."),
     "host": ("host", "Start, stop and show hosts."),
     "image": ("image", "Build, import, show and delete images."),
+    "flow": ("flow", "List, show and check flows: what consoles are expected to show."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
 }
 

@@ -20,6 +20,7 @@ from vmprov.views import CreateResult
 @click.option("--lab", default="", help="The lab to put them into (default: a new one).")
 @click.option("--image", default="debian-12", show_default=True, help="The image; '' for a blank disk.")
 @click.option("--driver", default="", help="How domains are made: vagrant (the default), or fake on a host fake:.")
+@click.option("--flow", default="", metavar="NAME|FILE", help="What consoles have to pass (see: vmprov flow list).")
 @host_option
 @click.option("--network", default="per-vm", show_default=True, metavar="per-vm|shared|isolated|NAME",
               help="A network per machine, one per lab, one without a way out, or an existing one.")  # fmt: skip

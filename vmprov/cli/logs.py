@@ -2,86 +2,258 @@
 
 from __future__ import annotations
 
+import heapq
+import json
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from vmprov.cli import Session
 from vmprov.cli.options import opened
-from vmprov.console.tail import LogLine, follow, last_lines
+from vmprov.console.capture import Capture
+from vmprov.console.lines import Line, Selection, captured, follow
 from vmprov.errors import NotFound, SpecError
+from vmprov.spec.quantities import parse_duration
+from vmprov.waiting import Cancel
 
 _PALETTE = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
-_EVERYTHING = sys.maxsize
+_HISTORY = 10
+_BLOCK = 1 << 16
+
+Found = Callable[[str], bool]
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with what arrives; end with Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last so many lines of each (with -f: default 10).")
+@click.option("--since", metavar="DURATION|TIME", help="Only since then: 10m ago, or a time such as 2030-01-31T12:00.")
+@click.option("--boot", type=click.IntRange(min=1), metavar="N", help="Only the boot of that number, from 1.")
 @click.option("--port", type=click.IntRange(0, 1), default=0, show_default=True, help="Which serial port.")
-@click.option("--raw", is_flag=True, help="The bytes as they came; for one machine, without -f.")
+@click.option("--grep", metavar="RE", help="Only lines that match; RE2 syntax.")
+@click.option("--until", metavar="RE", help="Follow until every machine has shown a line that matches.")
+@click.option("--timeout", metavar="DURATION", help="With --until: give up after so long, and exit with 1.")
+@click.option("--timestamps", is_flag=True, help="The time before each line.")
+@click.option("--raw", is_flag=True, help="The bytes as they came; for one machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line of output.")
 @click.pass_obj
-def logs_command(
-    session: Session, targets: tuple[str, ...], following: bool, tail: int | None, port: int, raw: bool
-) -> None:
-    """Show what machines sent to their serial consoles since power-on; all machines where none is named."""
+def logs_command(session: Session, /, targets: tuple[str, ...], **wanted: Any) -> int:
+    """Show what machines sent to their serial consoles since power-on; all machines where none is named.
+
+    Several machines' lines are merged in the order of time. Exit codes with --until: 0 all matched, 1 timeout.
+    """
+    options = _Options(**wanted)
+    options.check()
+    selection, grep, until = options.selection(), _pattern(options.grep), _pattern(options.until)
     with opened(session) as vmprov:
-        logs = vmprov.console_logs(targets, port)
+        logs = vmprov.console_logs(targets, options.port)
         if not logs:
             raise NotFound("there is no machine whose log could be shown", hint="make one with: vmprov create")
-        if raw and following:
-            raise SpecError("--raw does not follow", hint="leave --follow or --raw out")
-        if raw:
-            _print_raw(logs)
-        elif following:
+        vmprov.keep_consoles()
+        if options.raw:
+            _print_raw(session, logs, selection, following=options.following)
+            return 0
+        printer = _Printer(logs, timestamps=options.timestamps, as_json=options.as_json)
+        if options.following or until:
             session.cancel_on_signals(quietly=True)
-            printer = _Printer(logs)
-            sources = (lambda: vmprov.console_logs((), port)) if not targets else logs
-            for line in follow(sources, cancel=session.cancel, history=10 if tail is None else tail):
+            sources = (lambda: vmprov.console_logs((), options.port)) if not targets else (lambda: logs)
+            arriving = follow(sources, cancel=session.cancel, selection=selection)
+            return _show_until(arriving, printer, grep, until, options.seconds, session.cancel, set(logs))
+        each = [captured(vm, Capture(path), selection) for vm, path in logs.items()]
+        for line in heapq.merge(*each, key=lambda line: line.moment.order):
+            if grep is None or line.note or grep(line.text):
                 printer.show(line)
-            printer.end()
-        else:
-            printer = _Printer(logs)
-            for vm, path in logs.items():
-                for text in last_lines(path, _EVERYTHING if tail is None else tail):
-                    printer.show(LogLine(vm, text, complete=True))
+        printer.end()
+    return 0
 
 
-def _print_raw(logs: Mapping[str, Path]) -> None:
+@dataclass(frozen=True)
+class _Options:
+    following: bool
+    tail: int | None
+    since: str | None
+    boot: int | None
+    port: int
+    grep: str | None
+    until: str | None
+    timeout: str | None
+    timestamps: bool
+    raw: bool
+    as_json: bool
+
+    def check(self) -> None:
+        if self.raw and (self.grep or self.until or self.timestamps or self.as_json):
+            raise SpecError("--raw shows bytes as they came", hint="it goes with -f, --tail, --since and --boot only")
+        if self.timeout and not self.until:
+            raise SpecError("--timeout is the limit of --until", hint="say what to wait for: --until RE")
+        if self.boot and self.following:
+            raise SpecError("--boot does not go with -f", hint="leave one of them out")
+
+    @property
+    def seconds(self) -> float | None:
+        try:
+            return parse_duration(self.timeout) if self.timeout else None
+        except ValueError as problem:
+            raise SpecError(f"--timeout: {problem}") from problem
+
+    def selection(self) -> Selection:
+        tail = self.tail
+        if tail is None and self.following and not self.until and not self.since:
+            tail = _HISTORY
+        return Selection(since=_since(self.since) if self.since else None, boot=self.boot, tail=tail)
+
+
+def _since(text: str) -> float:
+    """Seconds since the epoch."""
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as problem:
+        raise SpecError(
+            f"--since: {text!r} is neither a duration nor a time", hint="write for example 10m or 2030-01-31T12:00"
+        ) from problem
+
+
+def _pattern(expression: str | None) -> Found | None:
+    if expression is None:
+        return None
+    from vmprov.flows.grammar import compile_regex
+
+    try:
+        search = compile_regex(expression).search
+    except ValueError as problem:
+        raise SpecError(f"{expression!r}: {problem}") from problem
+    return lambda text: search(text) is not None
+
+
+def _show_until(
+    lines: Generator[Line, None, None],
+    printer: _Printer,
+    grep: Found | None,
+    until: Found | None,
+    limit: float | None,
+    cancel: Cancel,
+    missing: set[str],
+) -> int:
+    """Show lines until interrupted, or until every machine has shown what is waited for, or the time is up."""
+    alarm = threading.Timer(limit, cancel.set) if limit else None
+    started = time.monotonic()
+    if alarm:
+        alarm.daemon = True
+        alarm.start()
+    shown: dict[str, str] = {}
+    with closing(lines):
+        for line in lines:
+            if grep is None or line.note or grep(line.text):
+                printer.show(line)
+            whole = shown.get(line.vm, "") + line.text if line.continues else line.text
+            shown[line.vm] = whole
+            if until and not line.note and until(whole):
+                missing.discard(line.vm)
+                if not missing:
+                    break
+    if alarm:
+        alarm.cancel()
+    printer.end()
+    if until and missing and limit and time.monotonic() - started >= limit:
+        click.echo(f"vmprov: no match within {limit:g} s on {', '.join(sorted(missing))}", err=True)
+        return 1
+    return 130 if until and missing else 0
+
+
+def _print_raw(session: Session, logs: Mapping[str, Path], selection: Selection, *, following: bool) -> None:
+    from vmprov.console.lines import span
+    from vmprov.console.tail import Tail
+
     if len(logs) != 1:
         raise SpecError("--raw shows one machine", hint="name it")
-    path = next(iter(logs.values()))
-    if path.exists():
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 16):
-                sys.stdout.buffer.write(chunk)
+    vm, path = next(iter(logs.items()))
+    capture = Capture(path)
+    start, end = span(vm, capture, selection)
+    out = sys.stdout.buffer
+    tail = Tail(path)
+    tail.position = start
+    for offset, block in capture.read(start, end, block=_BLOCK):
+        out.write(block)
+        tail.position = offset + len(block)
+    out.flush()
+    if following:
+        session.cancel_on_signals(quietly=True)
+        _follow_raw(tail, out.write, out.flush, session.cancel)
+
+
+def _follow_raw(tail: Any, write: Callable[[bytes], object], flush: Callable[[], object], cancel: Cancel) -> None:
+    from vmprov.errors import Interrupted
+
+    try:
+        while True:
+            while block := tail.read(_BLOCK):
+                write(block)
+            flush()
+            cancel.sleep(0.02)
+    except Interrupted:
+        return
 
 
 class _Printer:
     """Lines on stdout, with the machine's name before each where there are several, in a colour of its own."""
 
-    def __init__(self, logs: Mapping[str, Path]) -> None:
-        self._several = len(logs) > 1
-        self._width = max(len(name) for name in logs)
+    def __init__(self, vms: Iterable[str], *, timestamps: bool, as_json: bool) -> None:
+        names = list(vms)
+        self._several = len(names) > 1
+        self._width = max(len(name) for name in names)
+        self._timestamps = timestamps
+        self._as_json = as_json
         self._colours: dict[str, str] = {}
         self._unfinished = ""
+        self._terminal = sys.stdout.isatty()
+        self._begun: dict[str, Line] = {}
 
-    def show(self, line: LogLine) -> None:
+    def show(self, line: Line) -> None:
+        if self._as_json:
+            self._show_json(line)
+            return
         goes_on = line.continues and self._unfinished == line.vm
         if self._unfinished and not goes_on:
             click.echo()
-        prefix = "" if goes_on or not self._several else self._prefix(line.vm)
-        click.echo(f"{prefix}{line.text}", nl=line.complete)
+        prefix = "" if goes_on else self._prefix(line)
+        text = click.style(line.text, dim=True) if line.note and self._terminal else line.text
+        click.echo(f"{prefix}{text}", nl=line.complete)
+        if not line.complete:
+            sys.stdout.flush()
         self._unfinished = "" if line.complete else line.vm
+
+    def _show_json(self, line: Line) -> None:
+        """A line that goes on is printed anew as a whole: who reads JSON puts nothing together."""
+        begun = self._begun.pop(line.vm, None)
+        if line.continues and begun:
+            line = replace(line, text=begun.text + line.text, continues=False)
+        if not line.complete:
+            self._begun[line.vm] = line
+        click.echo(json.dumps(line.to_json(), ensure_ascii=False))
 
     def end(self) -> None:
         if self._unfinished:
             click.echo()
 
-    def _prefix(self, vm: str) -> str:
-        colour = self._colours.setdefault(vm, _PALETTE[len(self._colours) % len(_PALETTE)])
-        name = f"{vm:<{self._width}} | "
-        return click.style(name, fg=colour) if sys.stdout.isatty() else name
+    def _prefix(self, line: Line) -> str:
+        prefix = ""
+        if self._timestamps:
+            when = datetime.fromtimestamp(line.moment.wall)
+            prefix = f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d} "
+        if self._several:
+            colour = self._colours.setdefault(line.vm, _PALETTE[len(self._colours) % len(_PALETTE)])
+            name = f"{line.vm:<{self._width}} | "
+            prefix += click.style(name, fg=colour) if self._terminal else name
+        return prefix

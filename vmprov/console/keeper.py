@@ -3,8 +3,6 @@
 QEMU writes every byte into the capture by itself. The keeper notes when each was seen, counts boots, gives back disk
 space beyond the limit, notices a full disk, and forwards what is typed on hosts whose QEMU serves a socket. It may be
 killed at any time: capturing goes on, and the next keeper goes on where this one was.
-
-``python -m vmprov.console.keeper STATE-DIRECTORY LIMIT`` starts one in the background unless there is one; ``LIMIT`` in bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import os
 import selectors
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,9 +22,17 @@ from vmprov.console.capture import slowest_follower
 from vmprov.console.holes import release_start
 from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machine_run, thin, times_path
 from vmprov.paths import Home
+from vmprov.runner import Runner
+from vmprov.settings import Settings
+from vmprov.waiting import Deadline
 
-# Seconds between two looks at the captures, and at which captures there are.
+# What runs a keeper in a process of its own.
+_PROGRAM = "vmprov.engine.guard"
+# Seconds between two looks at the captures: while one grows, and after a while in which none did.
 _INTERVAL = 0.02
+_IDLE_INTERVAL = 0.05
+_IDLE_AFTER = 5.0
+# Seconds between two looks at which captures there are.
 _SOURCES_INTERVAL = 0.5
 # A follower may hold back trimming until a capture has this many times its limit.
 _PATIENCE = 4
@@ -34,6 +41,8 @@ _BLOCK = 1 << 20
 _FULL = 64 * 1024
 # Bytes of a times file above which its older half is thinned out.
 _MOST_TIMES = 16 * 1024 * 1024
+# Seconds that starting one may take.
+_START_LIMIT = 30.0
 # Seconds without any capture after which the keeper ends.
 _GRACE = 2.0
 
@@ -59,6 +68,8 @@ class Kept:
         self._full_since: tuple[int, float] | None = None
         self._trims = True
         self._began = False
+        # When it last grew, as time.monotonic.
+        self.grew = 0.0
 
     def close(self) -> None:
         """Close its files."""
@@ -81,6 +92,7 @@ class Kept:
             moment = _now()
             self._note(*self._new_boots(size, moment), encode(Mark.SEEN, size, moment))
             self._seen = size
+            self.grew = moment.mono
         elif self._unwritten:
             self._note()
         return True
@@ -169,8 +181,9 @@ class Kept:
 class Keeper:
     """Looks after all captures of a state directory."""
 
-    def __init__(self, home: Home, *, limit: int) -> None:
-        """``limit``: bytes of each capture that are kept."""
+    def __init__(self, home: Home, *, limit: int, guard: Callable[[], None] | None = None) -> None:
+        """``limit``: bytes of each capture that are kept. ``guard``: called a few times per second, to judge."""
+        self._guard = guard
         self._home = home
         self._limit = limit
         self._kept: dict[Path, Kept] = {}
@@ -193,19 +206,25 @@ class Keeper:
                 for kept in self._kept.values():
                     kept.trim(self._limit)
                     kept.watch_disk()
-            for log, kept in self._kept.items():
-                with suppress(OSError):  # its VM is being removed
-                    if not kept.look():
-                        kept.close()
-                        times_path(log).unlink(missing_ok=True)
-                        self._kept[log] = Kept(log)
-            for key, _ in self._selector.select(_INTERVAL):
+                if self._guard:
+                    self._guard()
+            self._look()
+            busy = any(now - kept.grew < _IDLE_AFTER for kept in self._kept.values())
+            for key, _ in self._selector.select(_INTERVAL if busy else _IDLE_INTERVAL):
                 key.data.serve()
+
+    def _look(self) -> None:
+        for log, kept in self._kept.items():
+            with suppress(OSError):  # its VM is being removed
+                if not kept.look():
+                    kept.close()
+                    times_path(log).unlink(missing_ok=True)
+                    self._kept[log] = Kept(log)
 
     def _find(self) -> None:
         """Take up new captures, let go of those that are gone."""
         try:
-            present = {log for log in self._home.vms.glob("*/console-?.log")}
+            present = set(self._home.vms.glob("*/console-?.log"))
         except OSError:
             present = set()
         for log in self._kept.keys() - present:
@@ -237,29 +256,25 @@ def needs_keeper(home: Home) -> bool:
     return True
 
 
-def _serve(home: Home, fd: int, limit: int) -> None:
-    """Keep until there is nothing to keep; ``fd`` is the lock file."""
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        Keeper(home, limit=limit).run()
-        # Whoever made a VM in the meantime saw the lock held and relied on us.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        if not any(home.vms.glob("*")):
-            return
+def ensure_keeper(home: Home, settings: Settings, runner: Runner) -> None:
+    """See that the state directory has a keeper, unless the settings say that there should be none."""
+    if settings.keeper and needs_keeper(home):
+        argv: list[str | Path] = [sys.executable, "-m", _PROGRAM, home.root, str(settings.console_limit)]
+        runner.run(argv, deadline=Deadline(_START_LIMIT))
 
 
-def main(root: str, limit: str) -> None:
-    """Start the keeper of the state directory ``root`` in the background, unless it has one."""
-    home = Home(Path(root))
+def serve(home: Home, make: Callable[[], Keeper]) -> None:
+    """Keep the captures of a state directory in a background process, unless there is one that does.
+
+    Returns in the process that calls once the other one holds the lock; that one never returns.
+    """
     lock = home.lock("keeper")
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(fd)
         return
     # The child holds the lock too, so there is no moment without a keeper.
     if os.fork():
@@ -267,11 +282,21 @@ def main(root: str, limit: str) -> None:
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(home.root / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log = os.open(home.keeper_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for number, target in ((0, null), (1, null), (2, log)):
         os.dup2(target, number)
-    _serve(home, fd, int(limit))
+    _keep(home, fd, make)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _keep(home: Home, fd: int, make: Callable[[], Keeper]) -> None:
+    """Keep until there is nothing to keep; ``fd`` is the lock file, and held."""
+    while True:
+        make().run()
+        # Whoever made a VM in the meantime saw the lock held and relied on us.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        if not any(home.vms.glob("*")):
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmprov.console.text import LineReader, clean
-from vmprov.errors import Interrupted
-from vmprov.waiting import Cancel
-
-__all__ = [
-    "LineReader", "LogLine", "Tail", "clean", "follow", "last_line", "last_lines", "shows_login_prompt",
-]  # fmt: skip
 
 _BLOCK = 64 * 1024
-# Seconds without a byte after which an unfinished line is taken for a prompt.
-_SILENCE = 0.5
-# Seconds between two looks at which sources there are.
-_SOURCES_INTERVAL = 0.5
 # Bytes at the end of a log among which a login prompt is looked for.
 _PROMPT_WINDOW = 16 * 1024
 
@@ -61,6 +47,7 @@ class Tail:
                 size = self._look(os.fstat(file.fileno()))
                 if size <= self.position:
                     return b""
+                self.position = max(self.position, os.lseek(file.fileno(), 0, os.SEEK_DATA))
                 file.seek(self.position)
                 data = file.read(size - self.position if limit is None else min(limit, size - self.position))
         except FileNotFoundError:
@@ -93,10 +80,12 @@ def _start_of_last(fd: int, size: int, lines: int) -> int:
     if lines <= 0 or size == 0:
         return size
     missing = lines
+    # The beginning may have been trimmed away; there is nothing to look for in a hole.
+    first = os.lseek(fd, 0, os.SEEK_DATA)
     # The end of the last line ends it; it does not begin another.
     end = size - 1 if os.pread(fd, 1, size - 1) == b"\n" else size
-    while end > 0:
-        start = max(0, end - _BLOCK)
+    while end > first:
+        start = max(first, end - _BLOCK)
         block = os.pread(fd, end - start, start)
         at = len(block)
         while (at := block.rfind(b"\n", 0, at)) >= 0:
@@ -104,7 +93,7 @@ def _start_of_last(fd: int, size: int, lines: int) -> int:
             if missing == 0:
                 return start + at + 1
         end = start
-    return 0
+    return first
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -157,123 +146,3 @@ def _end_of(path: Path, since: int, limit: int) -> str:
             return clean(os.pread(file.fileno(), size - start, start))
     except FileNotFoundError:
         return ""
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A line of a VM's console.
-
-    ``complete`` -- its end has arrived; otherwise it is a prompt, or the like, that stood still.
-    ``continues`` -- its beginning was handed out before as incomplete, and ``text`` is only what came after that.
-    """
-
-    vm: str
-    text: str
-    complete: bool
-    continues: bool = False
-
-
-Sources = Mapping[str, Path] | Callable[[], Mapping[str, Path]]
-
-
-def follow(
-    sources: Sources, *, cancel: Cancel, interval: float = 0.05, history: int | None = None
-) -> Iterator[LogLine]:
-    """The lines of several VMs' logs, merged in order of arrival, until cancelled; then returns.
-
-    ``sources``: VM -> log file; a function that returns that is asked twice a second, so that VMs may come and go.
-    ``interval``: seconds between two looks at the files.
-    ``history``: begin so many lines before the present end of each file; ``None``: with the first line.
-    A file that comes later is told from its beginning. What the files held when ``cancel`` was set is still told.
-    """
-    find = sources if callable(sources) else lambda: sources
-    followed: dict[str, _Followed] = {}
-    looked = float("-inf")
-    first = True
-    while True:
-        stop = cancel.is_set
-        now = time.monotonic()
-        if stop or now - looked >= _SOURCES_INTERVAL:
-            looked = now
-            yield from _update(followed, find(), history if first else None)
-            first = False
-        busy = False
-        for one in list(followed.values()):
-            lines = one.look(now)
-            busy = busy or one.more
-            yield from lines
-        if stop and not busy:
-            for one in followed.values():
-                yield from one.end()
-            return
-        if not busy:
-            with suppress(Interrupted):
-                cancel.sleep(interval)
-
-
-def _update(followed: dict[str, _Followed], present: Mapping[str, Path], history: int | None) -> Iterator[LogLine]:
-    """Take up new sources, and give up those that are gone after a last look."""
-    for vm in [vm for vm, one in followed.items() if present.get(vm) != one.path]:
-        one = followed.pop(vm)
-        yield from one.rest()
-    for vm, path in present.items():
-        if vm not in followed:
-            followed[vm] = _Followed(vm, path, history)
-
-
-class _Followed:
-    """One VM's log, and how much of its unfinished line was shown."""
-
-    def __init__(self, vm: str, path: Path, history: int | None) -> None:
-        self._vm = vm
-        self._tail = Tail(path)
-        if history is not None:
-            self._tail.from_end(history)
-        self._reader = LineReader()
-        self._shown = ""
-        self._last_byte = time.monotonic()
-        self.more = False
-
-    @property
-    def path(self) -> Path:
-        return self._tail.path
-
-    def look(self, now: float) -> list[LogLine]:
-        """What is new; at most one block, so that one talkative VM does not keep the others waiting."""
-        data = self._tail.read(_BLOCK)
-        self.more = len(data) == _BLOCK
-        if data:
-            self._last_byte = now
-            return list(self._complete(self._reader.feed(data)))
-        if now - self._last_byte >= _SILENCE:
-            return list(self._unfinished())
-        return []
-
-    def end(self) -> Iterator[LogLine]:
-        """What is left when nobody will look again."""
-        yield from self._complete(self._reader.finish())
-        yield from self._unfinished()
-
-    def rest(self) -> Iterator[LogLine]:
-        """All that the file still holds, to the end."""
-        yield from self.look(time.monotonic())
-        while self.more:
-            yield from self.look(time.monotonic())
-        yield from self.end()
-
-    def _complete(self, lines: Iterable[str]) -> Iterator[LogLine]:
-        for line in lines:
-            shown, self._shown = self._shown, ""
-            if not shown or not line.startswith(shown):
-                yield LogLine(self._vm, line, complete=True)
-            elif line != shown:
-                yield LogLine(self._vm, line[len(shown) :], complete=True, continues=True)
-
-    def _unfinished(self) -> Iterator[LogLine]:
-        pending = self._reader.pending
-        if pending == self._shown or not pending.strip():
-            return
-        continues = bool(self._shown) and pending.startswith(self._shown)
-        text = pending[len(self._shown) :] if continues else pending
-        self._shown = pending
-        yield LogLine(self._vm, text, complete=False, continues=continues)

@@ -35,6 +35,6 @@ class Context:
         """The host's libvirt connection."""
         return self.host.hypervisor()
 
-    def stage(self, vm: str, stage: str, why: str = "") -> None:
-        """Tell listeners that a VM entered a stage."""
-        self.events.emit(StageChanged(vm=vm, stage=stage, why=why))
+    def stage(self, vm: str, stage: str, why: str = "", *, started: float | None = None) -> None:
+        """Tell listeners that a VM entered a stage; ``started``: when, if that was not just now (monotonic)."""
+        self.events.emit(StageChanged(vm=vm, stage=stage, why=why, started=started))

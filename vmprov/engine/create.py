@@ -12,24 +12,35 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from vmprov.capacity import sensible_parallelism
+from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
+from vmprov.engine.attend import creating
 from vmprov.engine.context import Context
+from vmprov.engine.history import remember
 from vmprov.engine.prepare import prepare_lab, prepare_vm
-from vmprov.engine.ready import wait_until_ready
+from vmprov.engine.ready import Judged, judge, proof_of
 from vmprov.engine.records import Batch
 from vmprov.engine.remove import remove_lab_if_empty, remove_vm
-from vmprov.errors import Interrupted, NotFullyUndone, VmprovError, WaitTimeout
+from vmprov.engine.watch import Beginning, begin
+from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
+from vmprov.flows.grammar import Flow
+from vmprov.flows.verdict import Kind, Verdict
 from vmprov.spec.request import CreateRequest
 from vmprov.store import VMRecord
-from vmprov.waiting import Cancel, Deadline
+from vmprov.waiting import Cancel, Deadline, wait_until
 
 # Networks and seeds are quick; more threads than this only queue up inside libvirt.
 _PREPARERS = 8
 _KEPT_LOGS = 50
+# Seconds for which others may look whether somebody works on a lab.
+_TURN_LIMIT = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,23 @@ class Outcome:
 class Creation:
     """One run of ``create`` over recorded VMs, ``parallel`` of them at once."""
 
-    def __init__(self, ctx: Context, batch: Batch, request: CreateRequest, *, parallel: int) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        batch: Batch,
+        request: CreateRequest,
+        *,
+        parallel: int,
+        flow: Flow | None = None,
+        secrets: Mapping[str, SecretStr] | None = None,
+    ) -> None:
+        """``flow``: what the consoles have to pass; ``secrets``: what it types, by name."""
         self._ctx = ctx
         self._batch = batch
         self._request = request
+        self._flow = flow
+        self._secrets = secrets or {}
+        self._beginnings: dict[str, Beginning] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._started = time.monotonic()
         self._parallel = parallel
@@ -65,7 +89,9 @@ class Creation:
         Never raises for what happens to VMs; an interruption shows as the verdict ``cancelled``.
         """
         threads = min(len(self._batch.vms), self._parallel) + _PREPARERS
-        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="create") as pool:
+        at_work = creating(self._ctx, self._batch.lab)
+        wait_until(at_work.take, Deadline(_TURN_LIMIT), f"turn to work on lab {self._batch.lab}", interval=0.01)
+        with closing(at_work), ThreadPoolExecutor(max_workers=threads, thread_name_prefix="create") as pool:
             try:
                 prepare_lab(self._ctx, self._batch, self._request.network)
             except VmprovError as problem:
@@ -98,7 +124,7 @@ class Creation:
             refused = self._power_on(batch, deadline)
             for order in batch:
                 vm = self._ctx.store.vm(order.vm)
-                judging.append(pool.submit(self._judge, vm, refused.get(order.vm), deadline))
+                judging.append(pool.submit(self._judge, vm, refused.get(order.vm)))
         for done in judging:
             done.result()
 
@@ -119,35 +145,51 @@ class Creation:
             ctx.cancel.check()
             for order in batch:
                 ctx.stage(order.vm, "power on")
+                vm = ctx.store.vm(order.vm)
+                flow, proof = proof_of(vm, self._flow)
+                self._beginnings[vm.name] = begin(ctx, vm, flow, limit=self._request.timeout, proof=proof)
+            ensure_keeper(ctx.home, ctx.settings, ctx.runner)
             return ctx.driver.create(batch, events=ctx.events, cancel=ctx.cancel, deadline=deadline)
         except VmprovError as problem:
             return {order.vm: problem for order in batch}
 
-    def _judge(self, vm: VMRecord, refusal: VmprovError | None, deadline: Deadline) -> None:
+    def _judge(self, vm: VMRecord, refusal: VmprovError | None) -> None:
         try:
             if refusal is not None:
                 raise refusal
-            address = wait_until_ready(self._ctx, vm, self._batch.image, deadline)
+            flow, _ = proof_of(vm, self._flow)
+            judged = judge(self._ctx, vm, self._batch.image, flow, self._beginnings[vm.name], self._secrets)
+            if judged.verdict.kind == "success":
+                self._succeed(vm, judged)
+            else:
+                self._conclude(vm, judged)
         except VmprovError as problem:
             self._fail(vm, problem)
-        else:
-            seconds = round(time.monotonic() - self._started, 1)
-            self._ctx.store.update_vm(vm.name, state="ready", verdict="success", address=address, seconds=seconds)
-            self._outcomes[vm.name] = Outcome(
-                self._ctx.store.vm(vm.name), "success", "ready", "", self._ctx.home.vm(vm.name)
-            )
-            self._ctx.stage(vm.name, "ready")
         finally:
             self._slots.release()
 
-    def _fail(self, vm: VMRecord, problem: VmprovError) -> None:
-        """Keep the VM as it is if asked to, else undo it; either way its logs stay."""
+    def _succeed(self, vm: VMRecord, judged: Judged) -> None:
         ctx = self._ctx
-        verdict, why = _verdict(problem), str(problem)
-        seconds = round(time.monotonic() - self._started, 1)
-        ctx.store.update_vm(vm.name, state="failed", verdict=verdict, why=why, seconds=seconds)
-        ctx.stage(vm.name, verdict, why)
+        remember(ctx, vm, judged, state="ready", seconds=self._seconds)
+        self._outcomes[vm.name] = Outcome(ctx.store.vm(vm.name), "success", "ready", "", ctx.home.vm(vm.name))
+        ctx.stage(vm.name, "ready")
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 1)
+
+    def _fail(self, vm: VMRecord, problem: VmprovError) -> None:
+        """It failed before its consoles could be judged."""
+        verdict = Verdict(_kind(problem), failure_class=_class(problem), why=str(problem), at=self._seconds)
+        self._conclude(vm, Judged(verdict, (), vm.address))
+
+    def _conclude(self, vm: VMRecord, judged: Judged) -> None:
+        """Keep a VM that failed as it is if asked to, else undo it; either way its logs stay."""
+        ctx = self._ctx
+        remember(ctx, vm, judged, state="failed", seconds=self._seconds)
         vm = ctx.store.vm(vm.name)
+        verdict, why = vm.verdict, vm.why
+        ctx.stage(vm.name, verdict, why)
         logs, state = ctx.home.vm(vm.name), "failed"
         if not self._request.keep_on_failure:
             logs = self._save_logs(vm)
@@ -188,7 +230,14 @@ def parallelism(ctx: Context, request: CreateRequest) -> int:
     return request.parallel or sensible_parallelism(ctx.hypervisor.node(), memory=request.memory, kvm=kvm)
 
 
-def _verdict(problem: VmprovError) -> str:
+def _kind(problem: VmprovError) -> Kind:
     if isinstance(problem, Interrupted):
         return "cancelled"
     return "timeout" if isinstance(problem, WaitTimeout) else "failed"
+
+
+def _class(problem: VmprovError) -> str:
+    """The failure's class where no console had a say."""
+    if isinstance(problem, Interrupted | WaitTimeout):
+        return ""
+    return "libvirt" if isinstance(problem, LibvirtFailed) else "power-on"

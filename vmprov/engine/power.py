@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+from vmprov.console.keeper import ensure_keeper
 from vmprov.engine.context import Context
-from vmprov.engine.ready import wait_until_ready
+from vmprov.engine.history import remember
+from vmprov.engine.prepare import make_consoles
+from vmprov.engine.ready import failure_of, judge, proof_of
+from vmprov.engine.watch import begin, begun
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.hypervisor import DomainState
 from vmprov.images import Image
@@ -20,17 +27,26 @@ def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *
 
     A VM that runs is not started again; if it was never seen ready (it failed and was kept), it gets another chance.
     """
-    offset = 0
+    flow, proof = proof_of(vm, None)
+    before = begun(ctx.home.vm(vm.name))
     if _state(ctx, vm) is not DomainState.RUNNING:
         ctx.stage(vm.name, "power on")
-        log = ctx.home.console_log(vm.name, 0)
-        offset = log.stat().st_size if log.exists() else 0
+        make_consoles(ctx, vm)
+        ensure_keeper(ctx.home, ctx.settings, ctx.runner)
+        beginning = begin(ctx, vm, flow, limit=deadline.left, proof=proof)
         ctx.hypervisor.start_domain(vm.domain)
-    elif vm.state == "ready":
+    elif vm.state == "ready" and vm.verdict == "success":
         wait = False
+    elif before is not None:
+        beginning = replace(before[1], limit=time.time() - before[1].wall + deadline.left)
+    else:
+        beginning = begin(ctx, vm, flow, limit=deadline.left, proof=proof)
     if wait:
-        address = wait_until_ready(ctx, vm, image, deadline, log_offset=offset)
-        ctx.store.update_vm(vm.name, address=address, state="ready", verdict="success", why="")
+        judged = judge(ctx, vm, image, flow, beginning, {})
+        if judged.verdict.kind != "success":
+            remember(ctx, vm, judged, state=vm.state, seconds=vm.seconds)
+            raise failure_of(judged)
+        remember(ctx, vm, judged, state="ready", seconds=vm.seconds)
     ctx.stage(vm.name, "running")
 
 

@@ -1,75 +1,225 @@
-"""Ready means proven: SSH answers with the lab's key, or the login prompt shows on serial. Silence never is."""
+"""Ready means proven: the flow's success marker is seen, or SSH answers with the lab's key. Silence never is.
+
+Whatever the proof, the consoles are watched: a known failure line ends the wait at once.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from pydantic import SecretStr
+
 from vmprov import ssh
-from vmprov.console.tail import last_line, shows_login_prompt
 from vmprov.engine.context import Context
-from vmprov.errors import Failed, WaitTimeout
+from vmprov.engine.watch import INTERVAL, Beginning, VMWire, Watch
+from vmprov.errors import Failed, Interrupted, VmprovError, WaitTimeout
+from vmprov.flows.grammar import Expectation, Flow, Stage
+from vmprov.flows.load import load_flow
+from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.hypervisor import DomainState
 from vmprov.images import Image
+from vmprov.locks import Turn
 from vmprov.store import VMRecord
-from vmprov.waiting import Deadline, wait_until
+from vmprov.waiting import Cancel, Deadline
 
-_INTERVAL = 0.3
+# Seconds between two attempts to log in.
+_SSH_INTERVAL = 0.3
 # Asking libvirt whether the domain still runs costs little, but not nothing.
 _STATE_INTERVAL = 2.0
+_NEVER = "\0"
 
 
-def wait_until_ready(
-    ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *, log_offset: int = 0
-) -> str:
-    """Wait for the VM's proof of life; returns its address ("" if it has none).
+@dataclass(frozen=True)
+class Judged:
+    """How it went for one VM: the verdict, the timeline, and the address if one is known."""
 
-    Only what the console log holds from ``log_offset`` (bytes) on counts: an earlier boot proves nothing.
+    verdict: Verdict
+    timeline: tuple[StageTime, ...]
+    address: str
 
-    Raises :class:`WaitTimeout` with the last serial line, :class:`Failed` at once if the domain stops.
+
+def proof_of(vm: VMRecord, flow: Flow | None) -> tuple[Flow, str]:
+    """What the VM's consoles are watched for, and what counts as proof: ``flow``, ``ssh``, or ``none``."""
+    if flow is not None:
+        return flow, "flow"
+    login = _login_flow()
+    if vm.login == "console":
+        return login, "flow"
+    return _observing(login), vm.login
+
+
+@cache
+def _login_flow() -> Flow:
+    return load_flow("login")
+
+
+@cache
+def _observing(flow: Flow) -> Flow:
+    """The same stages, none of which has to come or ends anything."""
+    stages = [stage.model_copy(update={"optional": True, "limit": None, "nudge": None}) for stage in flow.stages]
+    # NULs are taken out of what consoles send, so that this stage lasts until somebody else is satisfied.
+    last = Stage(stage="ssh", expect=(Expectation(text=_NEVER),))
+    return flow.model_copy(update={"flow": "ssh", "limit": None, "stages": (*stages, last)})
+
+
+def judge(
+    ctx: Context,
+    vm: VMRecord,
+    image: Image | None,
+    flow: Flow,
+    beginning: Beginning,
+    secrets: Mapping[str, SecretStr],
+) -> Judged:
+    """Watch a VM that was powered on until there is a verdict.
+
+    Never raises for what happens to the VM; an interruption is the verdict ``cancelled``.
     """
-    ctx.stage(vm.name, "booting")
-    if vm.login == "none":
-        return vm.address
-    waiter = _Waiter(ctx, vm, image.user if image else "", deadline, log_offset)
-    probe = waiter.console_prompt if vm.login == "console" else waiter.ssh_answer
+    if beginning.proof == "none":
+        return Judged(Verdict("success"), (), vm.address)
+    watch = Watch(
+        flow,
+        beginning,
+        VMWire(ctx, vm, [console for console in flow.consoles if console < vm.consoles], beginning.offsets),
+        turn=Turn(ctx.home.lock(f"watch-{vm.name}")),
+        directory=ctx.home.vm(vm.name),
+        secrets=secrets,
+        entered=lambda stage, at: ctx.stage(vm.name, stage, started=at),
+        cancel=ctx.cancel,
+    )
     try:
-        wait_until(probe, deadline, waiter.awaited, cancel=ctx.cancel, interval=_INTERVAL)
-    except WaitTimeout as problem:
-        said = last_line(ctx.home.console_log(vm.name, 0))
-        met = f"; {waiter.why}" if waiter.why else ""
-        raise WaitTimeout(f"{problem.what}{met}; its last serial line: {said!r}") from problem
-    return waiter.address
+        return _Judge(ctx, vm, image, watch, beginning).run()
+    finally:
+        watch.close()
 
 
-class _Waiter:
-    def __init__(self, ctx: Context, vm: VMRecord, user: str, deadline: Deadline, log_offset: int) -> None:
+def failure_of(judged: Judged) -> VmprovError:
+    """The error that says what a verdict other than success means."""
+    verdict = judged.verdict
+    kinds: dict[str, type[VmprovError]] = {"timeout": WaitTimeout, "cancelled": Interrupted}
+    return kinds.get(verdict.kind, Failed)(verdict.why)
+
+
+class _Judge:
+    def __init__(
+        self, ctx: Context, vm: VMRecord, image: Image | None, watch: Watch, beginning: Beginning
+    ) -> None:
+        self._ctx = ctx
+        self._vm = vm
+        self._watch = watch
+        self._login = _Login(ctx, vm, image.user if image else "") if beginning.proof == "ssh" else None
+        self._state_check = Deadline(_STATE_INTERVAL)
+
+    def run(self) -> Judged:
+        try:
+            verdict = self._wait()
+        except Interrupted as problem:
+            self._watch.cancel()
+            verdict = Verdict("cancelled", stage=self._watch.machine.stage, why=str(problem), at=self._watch.seconds)
+        except VmprovError as problem:
+            verdict = self._failure(problem)
+        finally:
+            if self._login:
+                self._login.stop()
+        if self._login and verdict.kind == "timeout":
+            verdict = replace(verdict, why=f"{self._login.awaited}; {verdict.why}")
+        address = self._login.address if self._login else self._known_address()
+        return Judged(verdict, self._watch.finish(verdict), address)
+
+    def _wait(self) -> Verdict:
+        while True:
+            self._ctx.cancel.check()
+            verdict = self._watch.look()
+            if verdict is not None:
+                return verdict
+            if self._login and self._login.answered:
+                return Verdict("success", stage="ssh", at=self._watch.seconds)
+            if self._state_check.expired:
+                self._check_alive()
+            self._ctx.cancel.sleep(INTERVAL)
+
+    def _check_alive(self) -> None:
+        self._state_check = Deadline(_STATE_INTERVAL)
+        state = self._ctx.hypervisor.domain(self._vm.domain).state
+        if state is not DomainState.RUNNING:
+            # What it said at last may tell why.
+            self._watch.look()
+            raise Failed(f"it is {state} instead of running")
+
+    def _failure(self, problem: VmprovError) -> Verdict:
+        if self._watch.verdict:
+            return self._watch.verdict
+        machine = self._watch.machine
+        lines = tuple(machine.last_lines())
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return Verdict(
+            "timeout" if isinstance(problem, WaitTimeout) else "failed",
+            stage=machine.stage,
+            failure_class="" if isinstance(problem, WaitTimeout) else "stopped",
+            why=f"{problem}; its last serial line: {last!r}",
+            last_lines=lines,
+            at=self._watch.seconds,
+        )
+
+    def _known_address(self) -> str:
+        if self._vm.address:
+            return self._vm.address
+        try:
+            known = self._ctx.hypervisor.domain_addresses(self._vm.domain, self._vm.mac)
+        except VmprovError:
+            return ""
+        return known[0] if known else ""
+
+
+class _Login:
+    """Tries to log in by SSH, in a thread of its own: an attempt may take seconds, a verdict must not."""
+
+    def __init__(self, ctx: Context, vm: VMRecord, user: str) -> None:
         self._ctx = ctx
         self._vm = vm
         self._user = user
-        self._deadline = deadline
-        self._log_offset = log_offset
-        self._state_check = Deadline(0)
-        self._prober: ssh.Prober | None = None
+        self._cancel = Cancel()
+        self._why = "no DHCP lease yet"
         self.address = vm.address
-        self.why = ""
-        self.awaited = "login prompt on serial" if vm.login == "console" else "SSH answer with the lab's key"
+        self.answered = False
+        threading.Thread(target=self._run, name=f"ssh-{vm.name}", daemon=True).start()
 
-    def console_prompt(self) -> bool:
-        self._check_alive()
-        return shows_login_prompt(self._ctx.home.console_log(self._vm.name, 0), since=self._log_offset)
+    @property
+    def awaited(self) -> str:
+        """What was waited for, and what the last attempt met."""
+        return f"no SSH answer with the lab's key: {self._why}"
 
-    def ssh_answer(self) -> bool:
-        self._check_alive()
+    def stop(self) -> None:
+        """Try no more."""
+        self._cancel.set()
+
+    def _run(self) -> None:
+        prober: ssh.Prober | None = None
+        try:
+            while not self.answered:
+                self._cancel.sleep(_SSH_INTERVAL)
+                try:
+                    if prober is None and self._has_address():
+                        prober = self._prober()
+                    if prober is not None:
+                        probe = prober.probe()
+                        self.answered, self._why = probe.ok, probe.why
+                except Interrupted:
+                    raise
+                except VmprovError as problem:
+                    self._why = str(problem)
+        except Interrupted:
+            return
+
+    def _has_address(self) -> bool:
         if not self.address:
             known = self._ctx.hypervisor.domain_addresses(self._vm.domain, self._vm.mac)
-            if not known:
-                self.why = "no DHCP lease yet"
-                return False
-            self.address = known[0]
-        self._prober = self._prober or self._make_prober()
-        probe = self._prober.probe()
-        self.why = probe.why
-        return probe.ok
+            self.address = known[0] if known else ""
+        return bool(self.address)
 
-    def _make_prober(self) -> ssh.Prober:
+    def _prober(self) -> ssh.Prober:
         login = ssh.Login(
             address=self.address,
             user=self._user,
@@ -77,13 +227,4 @@ class _Waiter:
             known_hosts=self._ctx.home.known_hosts(self._vm.lab),
             alias=self._vm.name,
         )
-        return ssh.Prober(self._ctx.host, login, self._ctx.runner, deadline=self._deadline, cancel=self._ctx.cancel)
-
-    def _check_alive(self) -> None:
-        if not self._state_check.expired:
-            return
-        self._state_check = Deadline(_STATE_INTERVAL)
-        state = self._ctx.hypervisor.domain(self._vm.domain).state
-        if state is not DomainState.RUNNING:
-            said = last_line(self._ctx.home.console_log(self._vm.name, 0))
-            raise Failed(f"it is {state} instead of running; its last serial line: {said!r}")
+        return ssh.Prober(self._ctx.host, login, self._ctx.runner, cancel=self._cancel)

@@ -43,6 +43,7 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
+    ctx.home.lock(f"watch-{vm.name}").unlink(missing_ok=True)
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
 

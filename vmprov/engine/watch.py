@@ -1,29 +1,31 @@
-"""Watching one VM: its consoles go through the flow's machine, what that says is typed, and the timeline is kept.
+"""Watching consoles: what they send goes through the flow's machine, what that says is typed, the timeline is kept.
 
-What is watched, and from where on, is written down before power-on (``watch.json`` and ``flow.yaml`` in the VM's
-directory). So whoever watches can be killed: the next one replays the captures to the present stage and goes on, without typing again
-what was typed before.
+What is watched, and from where on, is written down before power-on (``watch.json`` and ``flow.json`` in the VM's
+directory). So whoever watches can be killed: the next one replays the captures to the present stage and goes on,
+without typing again what was typed before.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import SecretStr
 
 from vmprov.console.inputs import InputLog, read_inputs
-from vmprov.console.links import ConsoleLink, open_uart
-from vmprov.console.transcript import Transcript
+from vmprov.console.links import ConsoleLink, Link, open_uart
+from vmprov.console.transcript import Piece, Transcript
 from vmprov.engine.context import Context
-from vmprov.errors import Failed, InUse, VmprovError, WaitTimeout
-from vmprov.flows.grammar import Flow, Input
-from vmprov.flows.keys import key_bytes
-from vmprov.flows.machine import Action, Decided, Entered, Machine, Send
+from vmprov.errors import Failed, InUse, WaitTimeout
+from vmprov.flows.grammar import KEYS, Flow, Input
+from vmprov.flows.machine import Action, Entered, Machine, Send
 from vmprov.flows.verdict import StageTime, Verdict
+from vmprov.locks import Turn
 from vmprov.store import VMRecord
 from vmprov.waiting import Cancel, Deadline, wait_until
 
@@ -31,11 +33,13 @@ from vmprov.waiting import Cancel, Deadline, wait_until
 INTERVAL = 0.05
 # Seconds for which a flow waits for a person who is typing, and for a guest that does not read.
 _TYPING_LIMIT = 10.0
+# Seconds by which the keeper may be behind; time is not let pass before it can have timed what was sent.
+_LAG = 0.1
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a watch began: seconds on both clocks, the captures' lengths by UART, and what it was told.
+    """Where a watch began: seconds since the epoch, and the captures' lengths by UART.
 
     ``limit`` -- seconds for all of it. ``proof`` -- what counts as success: ``flow``, ``ssh``, or ``none``.
     """
@@ -53,16 +57,20 @@ def begin(ctx: Context, vm: VMRecord, flow: Flow, *, limit: float | None, proof:
         log = ctx.home.console_log(vm.name, console)
         sizes[str(console)] = log.stat().st_size if log.exists() else 0
     beginning = Beginning(wall=time.time(), offsets=sizes, limit=limit, proof=proof)
-    directory = ctx.home.vm(vm.name)
-    _write(directory / "flow.json", flow.model_dump_json(by_alias=True, exclude_defaults=True, indent=1))
-    _write(directory / "timeline.json", "[]")
-    _write(directory / "watch.json", json.dumps(asdict(beginning)))
+    ctx.store.update_vm(vm.name, flow=flow.flow, verdict="", judgement="", why="")
+    keep_beginning(ctx.home.vm(vm.name), flow, beginning)
     return beginning
 
 
-def begun(ctx: Context, vm: VMRecord) -> tuple[Flow, Beginning] | None:
-    """What :func:`begin` wrote down; ``None`` if nothing can be read."""
-    directory = ctx.home.vm(vm.name)
+def keep_beginning(directory: Path, flow: Flow, beginning: Beginning) -> None:
+    """Write down what is watched, and from where on."""
+    _write(directory / "flow.json", flow.model_dump_json(by_alias=True, exclude_defaults=True, indent=1))
+    _write(directory / "timeline.json", "[]")
+    _write(directory / "watch.json", json.dumps(asdict(beginning)))
+
+
+def begun(directory: Path) -> tuple[Flow, Beginning] | None:
+    """What :func:`keep_beginning` wrote down in a VM's directory; ``None`` if nothing can be read."""
     try:
         beginning = Beginning(**json.loads((directory / "watch.json").read_text()))
         return Flow.model_validate_json((directory / "flow.json").read_text()), beginning
@@ -77,39 +85,115 @@ def _write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-class Watch:
-    """One VM's flow; :meth:`look` takes what is new."""
+class Wire(Protocol):
+    """The consoles of one machine, real or virtual."""
 
-    def __init__(
-        self, ctx: Context, vm: VMRecord, flow: Flow, beginning: Beginning, secrets: Mapping[str, SecretStr]
-    ) -> None:
+    def take(self) -> list[Piece]:
+        """What they sent since the last call."""
+        ...
+
+    def log(self, console: int) -> Path:
+        """A console's capture."""
+        ...
+
+    def typing(self, console: int) -> AbstractContextManager[Link]:
+        """The console, to type on; raises :class:`Failed` if it cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """Let go of them."""
+        ...
+
+
+class VMWire:
+    """The UARTs of a VM: captures to read, FIFOs to write."""
+
+    def __init__(self, ctx: Context, vm: VMRecord, consoles: list[int], offsets: Mapping[str, int]) -> None:
         self._ctx = ctx
         self._vm = vm
-        self._secrets = secrets
-        self._consoles = [console for console in flow.consoles if console < vm.consoles]
-        start = beginning.wall - time.time() + time.monotonic()
+        begin = {int(port): size for port, size in offsets.items()}
+        self._transcript = Transcript({console: self.log(console) for console in consoles}, begin)
+
+    def take(self) -> list[Piece]:
+        """See :meth:`Wire.take`."""
+        return self._transcript.take()
+
+    def log(self, console: int) -> Path:
+        """See :meth:`Wire.log`."""
+        return self._ctx.home.console_log(self._vm.name, console)
+
+    def typing(self, console: int) -> AbstractContextManager[Link]:
+        """See :meth:`Wire.typing`; waits for whoever is attached, but not for long."""
+        base = self._ctx.home.console_port(self._vm.id, console)
+        busy: list[InUse] = []
+
+        def attempt() -> ConsoleLink | None:
+            try:
+                return open_uart(base, self.log(console), self._vm.name)
+            except InUse as problem:
+                busy[:] = [problem]
+                return None
+
+        try:
+            return closing(wait_until(attempt, Deadline(_TYPING_LIMIT), "free console", cancel=self._ctx.cancel))
+        except WaitTimeout as problem:
+            raise Failed(f"the flow could not type: {busy[-1] if busy else problem}") from problem
+
+    def close(self) -> None:
+        """See :meth:`Wire.close`."""
+        self._transcript.close()
+
+
+class Watch:
+    """One machine's flow; :meth:`look` takes what is new.
+
+    Several may watch the same machine. The first one leads: it types and writes down; the others look on, and one of
+    them takes over when it is gone.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        beginning: Beginning,
+        wire: Wire,
+        *,
+        turn: Turn,
+        directory: Path,
+        secrets: Mapping[str, SecretStr],
+        entered: Callable[[str, float], None],
+        cancel: Cancel,
+    ) -> None:
+        """``turn``: the lock of whoever leads. ``entered``: told of each stage, and when (monotonic) it began."""
         self.flow = flow
-        self.machine = Machine(flow, start=start, limit=beginning.limit)
-        logs = {console: ctx.home.console_log(vm.name, console) for console in self._consoles}
-        self._transcript = Transcript(logs, {int(port): size for port, size in beginning.offsets.items()})
-        self._started = start
+        self.started = beginning.wall - time.time() + time.monotonic()
+        self.machine = Machine(flow, start=self.started, limit=beginning.limit)
+        self._beginning = beginning
+        self._wire = wire
+        self._turn = turn
+        self._directory = directory
+        self._secrets = secrets
+        self._entered = entered
+        self._cancel = cancel
         self._sender = f"flow {flow.flow}"
-        self._typed = self._typed_before(beginning)
+        self._typed = -1
+        # How much of each capture the machine has been given, by UART.
+        self._judged = dict(beginning.offsets)
+        self._untyped: list[Send] = []
         self._written: tuple[StageTime, ...] = ()
 
-    def _typed_before(self, beginning: Beginning) -> int:
+    def _typed_before(self) -> int:
         """How much of what the flow types an earlier watcher has typed already."""
         numbers = [0]
-        for console in self._consoles:
-            for entry in read_inputs(self._ctx.home.console_log(self._vm.name, console)):
-                if entry.by == self._sender and entry.wall >= beginning.wall:
+        for console in self.flow.consoles:
+            for entry in read_inputs(self._wire.log(console)):
+                if entry.by == self._sender and entry.wall >= self._beginning.wall:
                     numbers.append(entry.number)
         return max(numbers)
 
     @property
     def seconds(self) -> float:
         """Seconds since power-on."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     @property
     def verdict(self) -> Verdict | None:
@@ -118,71 +202,78 @@ class Watch:
 
     def look(self) -> Verdict | None:
         """Take what the consoles sent since the last look; returns the verdict once there is one."""
-        for piece in self._transcript.take():
+        self._turn.take()
+        now = time.monotonic()
+        for piece in self._wire.take():
+            self._judged[str(piece.console)] = piece.offset + len(piece.data)
             self._act(self.machine.feed(piece.console, piece.offset, piece.data, piece.moment.running))
-        self._act(self.machine.tick(time.monotonic()))
-        self._keep_timeline()
+        self._act(self.machine.tick(now - _LAG))
+        self._keep_timeline(self.machine.timeline)
         return self.machine.verdict
 
     def cancel(self) -> None:
         """Somebody asked to stop."""
         self._act(self.machine.cancel(time.monotonic()))
-        self._keep_timeline()
+
+    def finish(self, verdict: Verdict) -> tuple[StageTime, ...]:
+        """The timeline, in which nothing lasts any more, written down."""
+        outcome = "passed" if verdict.kind == "success" else verdict.kind
+        timeline = tuple(
+            replace(stay, end=max(stay.start, self.seconds), outcome=outcome) if stay.end is None else stay
+            for stay in self.machine.timeline
+        )
+        self._keep_timeline(timeline)
+        if self._turn.mine:
+            _write(self._directory / "judged.json", json.dumps(self._judged))
+        return timeline
+
+    @property
+    def leading(self) -> bool:
+        """Whether this watcher is the one that types and writes down; others of the same VM only look on."""
+        return self._turn.mine
 
     def close(self) -> None:
-        """Let go of the captures."""
-        self._transcript.close()
+        """Let go of the consoles."""
+        self._wire.close()
+        self._turn.close()
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Entered):
-                self._ctx.stage(self._vm.name, action.stage)
-            elif isinstance(action, Send) and action.number > self._typed:
-                self._typed = action.number
-                self._type(action)
+                self._entered(action.stage, action.at)
+            elif isinstance(action, Send):
+                self._untyped.append(action)
+        if not self._untyped:
+            return
+        if self._turn.take():
+            if self._typed < 0:
+                self._typed = self._typed_before()
+            waiting, self._untyped = self._untyped, []
+            for send in waiting:
+                if send.number > self._typed:
+                    self._typed = send.number
+                    self._type(send)
 
-    def _keep_timeline(self) -> None:
-        timeline = self.machine.timeline
-        if timeline != self._written:
+    def _keep_timeline(self, timeline: tuple[StageTime, ...]) -> None:
+        if timeline != self._written and self._turn.take():
             self._written = timeline
             stays = [stay.to_json() for stay in timeline]
-            _write(self._ctx.home.vm(self._vm.name) / "timeline.json", json.dumps(stays))
+            _write(self._directory / "timeline.json", json.dumps(stays))
 
     # typing
 
     def _type(self, action: Send) -> None:
-        name = self._vm.name
-        log = self._ctx.home.console_log(name, action.console)
-        inputs = InputLog(log, self._sender)
-        link = self._take_console(action.console, log)
-        try:
+        inputs = InputLog(self._wire.log(action.console), self._sender)
+        with self._wire.typing(action.console) as link:
             for given in action.inputs:
                 if given.pause is not None:
-                    self._ctx.cancel.sleep(given.pause)
+                    self._cancel.sleep(given.pause)
                     continue
                 # Before it is typed: a crash in between must not make it twice.
                 inputs.write(**_recorded(given), number=action.number)
                 self._send(link, _bytes(given, self._secrets))
-        finally:
-            link.close()
 
-    def _take_console(self, console: int, log: Path) -> ConsoleLink:
-        base = self._ctx.home.console_port(self._vm.id, console)
-        busy: list[InUse] = []
-
-        def attempt() -> ConsoleLink | None:
-            try:
-                return open_uart(base, log, self._vm.name)
-            except InUse as problem:
-                busy[:] = [problem]
-                return None
-
-        try:
-            return wait_until(attempt, Deadline(_TYPING_LIMIT), "free console", cancel=self._ctx.cancel)
-        except WaitTimeout as problem:
-            raise Failed(f"the flow could not type: {busy[-1] if busy else problem}") from problem
-
-    def _send(self, link: ConsoleLink, data: bytes) -> None:
+    def _send(self, link: Link, data: bytes) -> None:
         deadline = Deadline(_TYPING_LIMIT)
         while data:
             sent = link.send(data[:1] if self.flow.pacing else data)
@@ -190,9 +281,9 @@ class Watch:
             if not sent:
                 if deadline.expired:
                     raise WaitTimeout(f"the guest read no input for {_TYPING_LIMIT:.0f} s")
-                self._ctx.cancel.sleep(INTERVAL)
+                self._cancel.sleep(INTERVAL)
             elif data and self.flow.pacing:
-                self._ctx.cancel.sleep(self.flow.pacing)
+                self._cancel.sleep(self.flow.pacing)
 
 
 def _recorded(given: Input) -> dict[str, str]:
@@ -206,4 +297,4 @@ def _bytes(given: Input, secrets: Mapping[str, SecretStr]) -> bytes:
         return secrets[given.secret].get_secret_value().encode() + b"\r"
     if given.line is not None:
         return given.line.encode() + b"\r"
-    return given.text.encode() if given.text is not None else key_bytes(given.key or "")
+    return given.text.encode() if given.text is not None else KEYS[given.key or "enter"]

@@ -47,6 +47,7 @@ class CreateRequest(BaseModel):
     ``network`` is ``per-vm``, ``shared``, ``isolated``, or the name of an existing libvirt network.
     ``image`` may be empty: a machine with a blank disk, ready as soon as it is powered on.
     ``driver`` may be empty: the host's default.
+    ``flow`` is a shipped flow's name or a file; empty: ready is when SSH answers, or the login prompt shows.
     ``parallel`` of 0 means: as many at once as the host's cores and memory suggest.
     """
 
@@ -57,6 +58,7 @@ class CreateRequest(BaseModel):
     lab: Annotated[str, AfterValidator(lambda name: _lab_name(name) if name else name)] = ""
     image: Annotated[str, AfterValidator(lambda name: check_image_name(name) if name else name)] = "debian-12"
     driver: str = ""
+    flow: str = ""
     network: Annotated[str, AfterValidator(check_network_name)] = "per-vm"
     cpus: int = Field(default=1, ge=1, le=256)
     memory: Size = Field(default=1024 * MIB, ge=SMALLEST_MEMORY)

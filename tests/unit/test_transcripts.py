@@ -1,0 +1,110 @@
+"""The transcripts themselves, and what flows make of them however the bytes are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.transcripts import Chunk, Transcript, load, names
+from vmprov.flows.load import load_flow
+from vmprov.flows.machine import Machine
+from vmprov.flows.verdict import Verdict
+
+# Longer than the longest transcript, shorter than what flows would wait.
+LIMIT = 2400.0
+TREE = Path(__file__).parent.parent / "transcripts"
+LARGEST_FILE = 300_000
+LARGEST_TREE = 3_000_000
+# Transcripts of more bytes are not fed byte by byte.
+SMALL = 12_000
+
+
+class Expected(NamedTuple):
+    """What comes out: the verdict, the stage in which it ended, and a part of the line that decided."""
+
+    flow: str
+    verdict: str
+    stage: str
+    evidence: str
+
+
+EXPECTED = {
+    "tiny-seabios": Expected("login", "success", "login", "tiny login:"),
+    "tiny-ovmf": Expected("login", "success", "login", "tiny login:"),
+    "debian-12-seabios-grub": Expected("cloud-init", "success", "cloud-init", "finished at"),
+    "debian-12-reset": Expected("login", "success", "login", "debian login:"),
+    "debian-12-no-seed": Expected("login", "success", "login", "localhost login:"),
+}
+
+
+def replay(transcript: Transcript, flow: str, cut: Callable[[list[Chunk]], Iterator[Chunk]]) -> Verdict:
+    machine = Machine(load_flow(flow), start=0.0, limit=LIMIT)
+    offsets = dict.fromkeys(transcript.consoles, 0)
+    for at, console, data in cut(transcript.chunks):
+        machine.feed(console, offsets[console], data, at)
+        offsets[console] += len(data)
+    while machine.verdict is None:
+        assert machine.next_tick is not None
+        machine.tick(machine.next_tick)
+    return machine.verdict
+
+
+def recorded(chunks: list[Chunk]) -> Iterator[Chunk]:
+    yield from chunks
+
+
+def by_byte(chunks: list[Chunk]) -> Iterator[Chunk]:
+    for at, console, data in chunks:
+        for place in range(len(data)):
+            yield at, console, data[place : place + 1]
+
+
+def coarse(chunks: list[Chunk]) -> Iterator[Chunk]:
+    """What one UART said within 50 ms, at once, at the end of them."""
+    begun, at, console, data = 0.0, 0.0, 0, b""
+    for when, where, piece in chunks:
+        if data and (where != console or when - begun > 0.05):
+            yield at, console, data
+            data = b""
+        if not data:
+            begun = when
+        at, console, data = when, where, data + piece
+    yield at, console, data
+
+
+@pytest.mark.parametrize("name", names())
+def test_transcripts_are_whole(name: str) -> None:
+    transcript = load(name)
+    times = [at for at, _, _ in transcript.chunks]
+    assert transcript.name == name
+    assert transcript.about
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert all(data for _, _, data in transcript.chunks)
+    assert {console for _, console, _ in transcript.chunks} <= set(transcript.consoles)
+
+
+def test_there_are_few_bytes_of_them() -> None:
+    sizes = [path.stat().st_size for path in TREE.glob("*.transcript")]
+    assert max(sizes) < LARGEST_FILE
+    assert sum(sizes) < LARGEST_TREE
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_verdicts(name: str) -> None:
+    expected = EXPECTED[name]
+    transcript = load(name)
+    verdict = replay(transcript, expected.flow, recorded)
+    assert (str(verdict), verdict.stage) == (expected.verdict, expected.stage)
+    assert expected.evidence in verdict.evidence
+    size = sum(len(data) for _, _, data in transcript.chunks)
+    for cut in (coarse, by_byte) if size <= SMALL else (coarse,):
+        again = replay(transcript, expected.flow, cut)
+        assert _same(again) == _same(verdict), cut.__name__
+
+
+def _same(verdict: Verdict) -> tuple[object, ...]:
+    return str(verdict), verdict.stage, verdict.evidence, verdict.console, verdict.offset

@@ -1,0 +1,77 @@
+"""Watching VMs that somebody else is making, or was making when it was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vmprov.engine.context import Context
+from vmprov.engine.history import remember
+from vmprov.engine.ready import judge
+from vmprov.engine.secrets import resolve
+from vmprov.engine.watch import begun
+from vmprov.errors import Failed, NotFound
+from vmprov.hypervisor import DomainState
+from vmprov.images import Image
+from vmprov.locks import Turn
+from vmprov.store import VMRecord
+
+# Seconds between two looks at a VM that is not powered on yet.
+_INTERVAL = 0.2
+
+
+def creating(ctx: Context, lab: str) -> Turn:
+    """Held by every ``create`` that is at work on a lab, so that others can tell whether one is."""
+    return Turn(ctx.home.lock(f"creating-{lab}"), shared=True)
+
+
+def attend(
+    ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[str], str] | None
+) -> VMRecord:
+    """Watch a VM until it has a verdict; returns its record then. A VM that has one is left as it is.
+
+    Where the ``create`` that made it is gone, this goes on in its place: it replays the captures to the present stage, types
+    what is still to be typed, and writes down the verdict. The VM is kept, whatever the verdict.
+    Raises :class:`Failed` for a VM that was never powered on.
+    """
+    while True:
+        try:
+            vm = ctx.store.vm(vm.name)
+        except NotFound as problem:
+            raise Failed("it failed and was removed", hint=f"its logs are below {ctx.home.failed}") from problem
+        if vm.verdict:
+            return vm
+        before = begun(ctx.home.vm(vm.name))
+        if before is not None and ctx.hypervisor.domain(vm.domain).state is not DomainState.MISSING:
+            break
+        if not _at_work(ctx, vm.lab):
+            raise Failed("it was never powered on", hint=f"run: vmprov delete {vm.name}")
+        ctx.cancel.sleep(_INTERVAL)
+    flow, beginning = before
+    judged = judge(ctx, vm, image, flow, beginning, resolve(flow, ask=ask))
+    if not _at_work(ctx, vm.lab):
+        state = "ready" if judged.verdict.kind == "success" else "failed"
+        remember(ctx, vm, judged, state=state, seconds=round(judged.verdict.at, 1))
+        ctx.stage(vm.name, "ready" if state == "ready" else judged.verdict.kind, judged.verdict.why)
+        return ctx.store.vm(vm.name)
+    return _as_told(ctx, vm)
+
+
+def _at_work(ctx: Context, lab: str) -> bool:
+    """Whether a ``create`` is at work on the lab."""
+    turn = Turn(ctx.home.lock(f"creating-{lab}"))
+    try:
+        return not turn.take()
+    finally:
+        turn.close()
+
+
+def _as_told(ctx: Context, vm: VMRecord) -> VMRecord:
+    """The record once the ``create`` at work has written down its verdict; it judges as we do."""
+    while True:
+        try:
+            vm = ctx.store.vm(vm.name)
+        except NotFound as problem:
+            raise Failed("it failed and was removed", hint=f"its logs are below {ctx.home.failed}") from problem
+        if vm.verdict or not _at_work(ctx, vm.lab):
+            return vm
+        ctx.cancel.sleep(_INTERVAL)
