@@ -239,9 +239,10 @@ class _Reader:
         self._bound(place, depth, 1)
         if isinstance(event, yaml.AliasEvent):
             # An anchor is known once what it names has ended, so nothing can contain itself.
-            if event.anchor not in self._anchors:
-                self._give_up(place, f"the alias *{event.anchor[:60]} stands for nothing that ends before it")
-            return self._anchors[event.anchor]
+            anchor: str = event.anchor or ""
+            if anchor not in self._anchors:
+                self._give_up(place, f"the alias *{anchor[:60]} stands for nothing that ends before it")
+            return self._anchors[anchor]
         if isinstance(event, yaml.ScalarEvent):
             node = _Node(place, self._scalar(event))
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -301,10 +302,12 @@ class _Reader:
         return content
 
     def _not_yaml(self, broken: yaml.YAMLError) -> Problem:
-        mark = getattr(broken, "problem_mark", None) or getattr(broken, "context_mark", None)
+        mark, began = getattr(broken, "problem_mark", None), getattr(broken, "context_mark", None)
+        if began and not (mark and self._text[mark.index :].strip()):
+            mark = began  # what has no end: where it begins says more than where the file ends
         said = getattr(broken, "problem", None) or str(broken)
         context = getattr(broken, "context", None)
-        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        place = _place(self._text, min(mark.index, len(self._text.rstrip()))) if mark else Place(1, 1)
         here = self._text[mark.index : mark.index + 1] if mark else ""
         if here == "\t":
             return Problem(place, "a tab where YAML wants spaces; use spaces", self._source)

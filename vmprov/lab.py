@@ -17,6 +17,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +25,14 @@ from typing import TYPE_CHECKING, Self
 
 from vmprov.containers.engine import Engine
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, NotFullyUndone, VmprovError
-from vmprov.events import Events, Listener
+from vmprov.events import Events, Listener, StageChanged
 from vmprov.hosts import Acceleration, Host, open_host
 from vmprov.hypervisor import DomainState
 from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
 from vmprov.settings import Settings
 from vmprov.store import Store, VMRecord
-from vmprov.views import CreateResult, DeleteResult, Failure, HostView, VMView
+from vmprov.views import CreateResult, DeleteResult, Failure, HostView, PortVerdict, VMView
 from vmprov.waiting import Cancel, Deadline
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from vmprov.engine.create import Outcome
     from vmprov.images import Image, Images
     from vmprov.spec.request import CreateRequest
+    from vmprov.vm import VM
 
+# Seconds between two looks at the verdicts of VMs that run.
+_WATCH_INTERVAL = 0.2
 # At most this many VMs are removed, started or stopped at once.
 _WORKERS = 8
 
@@ -183,8 +187,10 @@ class Vmprov:
 
     # watching
 
-    def watch(self, targets: Sequence[str] = ()) -> list[VMView]:
+    def watch(self, targets: Sequence[str] = (), *, on_after: bool = False) -> list[VMView]:
         """Watch VMs until each has a verdict; all VMs where none is named. Returns them as they are then.
+
+        ``on_after``: go on, until cancelled or until each has failed: a machine that was ready may still break.
 
         Where the process that made them was killed, this goes on in its place. VMs that have a verdict are returned
         as they are. Never raises for what happens to one VM: see its verdict, and ``why``.
@@ -200,9 +206,46 @@ class Vmprov:
 
         for failure in self._each(vms, action, workers=len(vms)):
             told[failure.name] = failure.why
+        while on_after and not self.cancel.is_set and any(self._well(vm.name) for vm in vms):
+            with suppress(Interrupted):
+                self.cancel.sleep(_WATCH_INTERVAL)
         known = {vm.name: vm for vm in self.vms()}
         views = [known.get(vm.name) or self._view(vm, "removed") for vm in vms]
         return [replace(view, why=told.get(view.name, view.why)) for view in views]
+
+    def watch_port(self, url: str, *, flow: str, baud: int = 115200, limit: float | None = None) -> PortVerdict:
+        """Run a flow on a real board's serial port, and judge it.
+
+        ``url``: a device file, or what pyserial takes, such as ``rfc2217://host:port``; ``baud`` in bit/s; ``limit`` in
+        seconds. Raises :class:`InUse` if another program has the port, :class:`HostNotReady` if it cannot be opened,
+        :class:`SpecError` for a flow or URL that cannot be meant.
+        """
+        from vmprov.engine.device import watch_port
+        from vmprov.engine.secrets import resolve
+        from vmprov.flows.load import load_flow
+
+        wanted = load_flow(flow)
+        self.home.create()
+        verdict, timeline, log = watch_port(
+            self.home, url, baud, wanted, secrets=resolve(wanted, ask=self.ask), cancel=self.cancel, limit=limit,
+            entered=lambda stage, at: self.events.emit(StageChanged(vm=url, stage=stage, started=at)),
+        )  # fmt: skip
+        self.events.emit(StageChanged(vm=url, stage=str(verdict), why=verdict.why))
+        return PortVerdict(
+            port=url, flow=wanted.flow, kind=verdict.kind, verdict=str(verdict), why=verdict.why,
+            evidence=verdict.evidence, log=str(log), judgement=verdict.to_json(),
+            stages=[stay.to_json() for stay in timeline],
+        )  # fmt: skip
+
+    def _well(self, name: str) -> bool:
+        """Whether a VM is there and its verdict is success; tells listeners where it no longer is."""
+        try:
+            vm = self.store.vm(name)
+        except NotFound:
+            return False
+        if vm.verdict != "success":
+            self.events.emit(StageChanged(vm=name, stage=vm.verdict, why=vm.why))
+        return vm.verdict == "success"
 
     # looking
 
@@ -344,6 +387,13 @@ class Vmprov:
         return self.images.get(vm.image) if vm.image else None
 
     # reaching guests
+
+    def vm(self, name: str) -> VM:
+        """One machine with its consoles; raises :class:`NotFound`."""
+        from vmprov.vm import VM
+
+        self.store.vm(name)
+        return VM(self, name)
 
     def ssh_argv(self, name: str, command: Sequence[str] = ()) -> list[str]:
         """The OpenSSH client's argv for a VM; raises :class:`Failed` if it has no SSH."""

@@ -44,6 +44,41 @@ class VMView:
         """The object that ``--json`` prints."""
         return asdict(self)
 
+    @property
+    def told_verdict(self) -> str:
+        """The verdict with its class or stage: ``failed(kernel-panic)``, ``timeout(login)``; ``-`` if there is none."""
+        said = self.judgement or {}
+        detail = {"failed": said.get("class"), "timeout": said.get("stage")}.get(self.verdict)
+        return f"{self.verdict}({detail})" if detail else self.verdict or "-"
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual for a stage, in seconds: median and 95th percentile of earlier runs, and the stage's limit."""
+
+    median: float | None = None
+    p95: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class PortVerdict:
+    """How a flow ended on a serial port; ``verdict`` in words, ``judgement`` in full, ``log`` its capture."""
+
+    port: str
+    flow: str
+    kind: str
+    verdict: str
+    why: str
+    evidence: str
+    log: str
+    judgement: Mapping[str, Any]
+    stages: Sequence[Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class CreateResult:
@@ -102,3 +137,65 @@ class HostView:
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class StageStay:
+    """One stay of a VM in a stage of its flow.
+
+    ``start`` and ``end`` in seconds since power-on, ``seconds`` between them; while it lasts, ``end`` is ``None`` and
+    ``seconds`` runs up to now. ``outcome``: passed, skipped, recovered, failed, timeout, cancelled, or "" while it lasts.
+    ``boot`` counts the firmware starts from 1. ``limit``: how many seconds the flow allows, or ``None``.
+    """
+
+    stage: str
+    start: float
+    end: float | None
+    seconds: float
+    outcome: str
+    boot: int = 1
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Where a VM's time went since it was last powered on.
+
+    ``verdict`` names the class or the stage, too: ``success``, ``failed(kernel-panic)``, ``timeout(login)``,
+    ``cancelled``, or "" while there is none. ``judgement``: as in :class:`VMView`. ``seconds``: from power-on to the
+    verdict, or up to now. ``stages`` in the order in which they were entered; none where no console was watched.
+    """
+
+    vm: str
+    lab: str
+    flow: str
+    verdict: str
+    seconds: float
+    stages: tuple[StageStay, ...] = ()
+    judgement: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**asdict(self), "stages": [asdict(stay) for stay in self.stages]}
+
+
+@dataclass(frozen=True)
+class StageStatistics:
+    """How long a stage of a flow took machines of one image so far; times in seconds.
+
+    ``n``: how many stays ended by passing it; only these count. ``p95``: by the nearest-rank method, so the time of a
+    real stay. A ``stage`` of "" stands for the whole run from power-on to success; only there, ``verdicts`` counts how
+    all runs ended, by the verdict's kind. ``median`` and ``p95`` are ``None`` where ``n`` is 0.
+    """
+
+    image: str
+    flow: str
+    stage: str
+    n: int
+    median: float | None
+    p95: float | None
+    verdicts: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**asdict(self), "verdicts": dict(self.verdicts)}

@@ -393,6 +393,36 @@ def test_what_is_no_definition_of_a_network_is_refused(hypervisor: Hypervisor, x
         hypervisor.create_network(xml)
 
 
+def test_the_definition_of_a_network_can_be_read_back(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.create_network(network_xml(own("net"), subnet=own.subnet(), bridge=own("br")))
+
+    definition = ET.fromstring(hypervisor.network_xml(own("net")))
+
+    assert definition.findtext("name") == own("net")
+    assert [bridge.get("name") for bridge in definition.iterfind("bridge")] == [own("br")]
+
+
+@pytest.mark.parametrize("question", ["network_xml", "network_leases"])
+def test_asking_for_a_network_that_does_not_exist_is_refused(
+    hypervisor: Hypervisor, own: Names, question: str
+) -> None:
+    with pytest.raises(LibvirtFailed, match=own("net")):
+        getattr(hypervisor, question)(own("net"))
+
+
+def test_a_network_knows_the_address_that_it_gave_to_a_machine(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.create_network(network_xml(own("net"), subnet=own.subnet()))
+    hypervisor.define_domain(domain_xml(own("a"), network=own("net"), mac=own.mac))
+    before = hypervisor.network_leases(own("net"))
+
+    hypervisor.start_domain(own("a"))
+    (lease,) = wait_until(lambda: hypervisor.network_leases(own("net")), Deadline(60), "lease")
+
+    assert before == []
+    assert lease.mac == own.mac
+    assert [lease.address] == hypervisor.domain_addresses(own("a"), own.mac)
+
+
 def test_removing_a_network_twice_finds_it_gone(hypervisor: Hypervisor, own: Names) -> None:
     hypervisor.create_network(network_xml(own("net"), subnet=own.subnet()))
 

@@ -22,6 +22,16 @@ maintenance() {
     hash=$(perl -e 'print crypt("maintenance", "\$6\$transcripts\$")')
     edit /etc/shadow "s|^root:[^:]*:|root:$hash:|"
 }
+damage() { mke2fs -q -t ext4 "$1"; printf 'clri <2>\nssv state 0\n' | change "$1"; }
+initramfs() {
+    fetch
+    echo '/dev/vda / ext4 defaults 0 1' >/etc/fstab
+    apt-get install -y -qq --no-install-recommends busybox e2fsprogs initramfs-tools linux-image-cloud-amd64 logsave \
+        >/dev/null 2>&1
+    cp /boot/vmlinuz-* kernel
+    cp /boot/initrd.img-* initrd
+    chmod 0644 kernel initrd
+}
 fetch() { apt-get update -qq >/dev/null; export DEBIAN_FRONTEND=noninteractive; }
 """
 
@@ -39,6 +49,7 @@ _USER = ("-netdev", "user,id=net")
 _TAP = ("-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no")
 _NIC = ("-device", "virtio-net-pci,netdev=net,bootindex=1,romfile=")
 _NIC_WITH_ROM = ("-device", "virtio-net-pci,netdev=net,bootindex=1")
+_DIRECT = ("-kernel", "/scratch/kernel", "-initrd", "/scratch/initrd", "-append")
 _NO_PXE = (
     *("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no"),
     *("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"),
@@ -327,18 +338,22 @@ KERNELS = (
         "initramfs-shell",
         "Debian's initramfs gives up waiting for the root file system",
         "Debian 12",
-        "blank; fetch; apt-get install -y -qq --no-install-recommends busybox initramfs-tools linux-image-cloud-amd64"
-        " >/dev/null 2>&1; cp /boot/vmlinuz-* kernel; cp /boot/initrd.img-* initrd; chmod 644 kernel initrd",
+        "blank; initramfs",
         (Expect(b"(initramfs)", 200), _END, Send(b"cat /proc/cmdline\r"), Expect(b"(initramfs)"), _END),
         memory=1024,
         arguments=(
-            "-kernel",
-            "/scratch/kernel",
-            "-initrd",
-            "/scratch/initrd",
-            "-append",
+            *_DIRECT,
             "root=UUID=5f0c4f4e-0000-4000-8000-000000000000 console=ttyS0,115200 rootdelay=5",
         ),
+    ),
+    Scenario(
+        "initramfs-fsck",
+        "Debian's initramfs: fsck does not dare to repair the root file system",
+        "Debian 12",
+        "blank; damage disk.raw; initramfs",
+        (Expect(b"(initramfs)", 200), _END),
+        memory=1024,
+        arguments=(*_DIRECT, "root=/dev/vda console=ttyS0,115200"),
     ),
     Scenario(
         "tiny-no-root",

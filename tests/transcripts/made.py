@@ -185,21 +185,21 @@ def edge_mismatch() -> Transcript:
 
 
 def edge_ipxe_gave_up() -> Transcript:
-    """IPXE does not get an address and ends at its prompt."""
+    """IPXE gets no address, ends at its prompt, and is rebooted from there, six times in all."""
     script = _Script()
-    _firmware(script)
-    script.say(0.3, b"==== iPXE boot success, chainloading Micro-OS ====\r\n=> Registering with Network\r\n")
-    for number in range(1, 6):
-        script.say(0.2, b"Configuring (net0 52:54:00:ab:12:cd)......")
-        script.say(9.0, b" No configuration methods succeeded (https://ipxe.org/040ee119)\r\n")
-        script.say(0.1, b"Unable to obtain the IP address\r\nRETRY NO %d\r\n" % number)
-    script.say(
-        0.1,
-        b"Error: Unable to obtain the IP address, even after multiple attempts.\r\n"
-        b"Retry with UEFI HTTP Boot again.\r\n\x1b[1m\x1b[37m\x1b[40miPXE>\x1b[0m\x1b[37m\x1b[40m ",
+    for _ in range(6):
+        _firmware(script)
+        script.say(0.3, b"==== iPXE boot success, chainloading Micro-OS ====\r\n=> Registering with Network\r\n")
+        for number in range(1, 6):
+            script.say(0.2, b"Configuring (net0 52:54:00:ab:12:cd)......")
+            script.say(9.0, b" No configuration methods succeeded (https://ipxe.org/040ee119)\r\n")
+            script.say(0.1, b"Unable to obtain the IP address\r\nRETRY NO %d\r\n" % number)
+        script.say(0.1, b"Error: Unable to obtain the IP address, even after multiple attempts.\r\n")
+        script.say(0.1, b"Retry with UEFI HTTP Boot again.\r\niPXE> ")
+        script.say(1.0, b"reboot\r\n")
+    return script.transcript(
+        "edge-ipxe-gave-up", "iPXE gets no address and ends at its prompt, again and again", (0, 1)
     )
-    script.say(0.1, b"\x1b[1m\x1b[37m\x1b[40miPXE> \x1b[0m\x1b[37m\x1b[40m")
-    return script.transcript("edge-ipxe-gave-up", "iPXE gets no address and ends at its prompt", (0, 1))
 
 
 MADE: dict[str, Callable[[], Transcript]] = {

@@ -14,6 +14,7 @@ from vmprov.console.boots import FIRMWARE_START, LONGEST_START, boot_starts
 STARTS = {
     "debian-12-reset": 2,
     "edge-io-success": 2,
+    "edge-ipxe-gave-up": 6,
     "edge-nio-success": 2,
     "kernel-panic-reboot": 2,
     "ovmf-shell": 2,

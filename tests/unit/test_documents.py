@@ -19,8 +19,8 @@ from vmprov.errors import NotFound, SpecError
 
 CASES = Path(__file__).parents[1] / "cases" / "flows"
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**18) + 1, 10**18 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8")),
+    st.none() | st.booleans() | st.integers(-(10**18) + 1, 10**18 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=100), inner),
 )  # fmt: skip
 
@@ -41,7 +41,8 @@ def problems(text: str | bytes) -> list[str]:
         ("true", True), ("True", True), ("FALSE", False),
         ("yes", "yes"), ("no", "no"), ("on", "on"), ("Off", "Off"), ("y", "y"), ("tRue", "tRue"),
         ("null", None), ("~", None), ("nULL", "nULL"),
-        ("0", 0), ("-1", -1), ("+12", 12), ("007", "007"), ("0o17", 15), ("0xff", 255), ("0b1", "0b1"), ("1_000", "1_000"),
+        ("0", 0), ("-1", -1), ("+12", 12), ("007", "007"), ("0o17", 15), ("0xff", 255), ("0b1", "0b1"),
+        ("1_000", "1_000"),
         ("999999999999999999", 999999999999999999), ("1000000000000000000", "1000000000000000000"),
         ("1.5", 1.5), ("1e3", 1000.0), (".5", 0.5), ("1.", 1.0), ("-0.25", -0.25), ("1e999", "1e999"), (".inf", ".inf"),
         (".nan", ".nan"), ("00.5", "00.5"), ("1.2.3", "1.2.3"), ("12e03", 12000.0),
@@ -230,7 +231,7 @@ def test_a_file_is_read_under_its_name(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("a: [")
 
-    with pytest.raises(SpecError, match=rf"^{file}:1:"):
+    with pytest.raises(SpecError, match=rf"^{file}:1:5: not valid YAML"):
         read(file)
     with pytest.raises(SpecError, match=r"^short:1:"):
         read(file, source="short")
@@ -254,7 +255,7 @@ class Machine(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    disks: Annotated[list[Disk], BeforeValidator(lambda given: given if isinstance(given, list) else [given])] = []
+    disks: Annotated[list[Disk], BeforeValidator(lambda items: items if isinstance(items, list) else [items])] = []
     labels: dict[str, Disk] = {}
     spare: Disk | None = None
 

@@ -153,7 +153,7 @@ def test_every_field_is_read() -> None:
     firmware, login, password = flow.stages
 
     assert (flow.limit, flow.settle, flow.pacing, flow.boots, flow.consoles) == (3600, 0.5, 0.02, 3, (0, 1))
-    assert (firmware.optional, firmware.limit, firmware.ignore) == (True, 60, ("reset",))
+    assert (firmware.optional, firmware.limit, firmware.ignore) == (True, 60, ("halted", "kernel-panic"))
     assert (login.nudge, login.fail[0].failure_class, login.fail[0].console) == (2.5, "kernel-panic", 1)
     assert login.expect[0].send == (Input(secret="user"), Input(pause=0.1))
     assert password.expect[0].send[2:] == (Input(text="exit"), Input(line=""), Input(line="plain line"))
@@ -168,6 +168,26 @@ def test_text_that_yaml_1_1_takes_for_something_else_stays_text() -> None:
     assert [pattern.text for pattern in stage.expect] == [
         "yes", "off", "12:30:00", "2024-01-01", "007", "0b1", "1_000", ".inf", "=", "<<",
     ]  # fmt: skip
+
+
+def test_only_what_ignoring_has_an_effect_on_can_be_ignored() -> None:
+    text = """
+flow: x
+stages: {stage: a, expect: x, ignore: [of-flow, of-stage, of-recovery], fail: {text: y, class: of-stage}}
+fail: {text: z, class: of-flow}
+recover: {name: of-recovery, text: t, next: a}
+"""
+    with pytest.raises(SpecError) as refused:
+        parse_flow(text, "f")
+
+    assert [problem.split(";")[0] for problem in refused.value.problems] == [
+        "f:3:49: stages.ignore[1]: unknown failure class 'of-stage'",
+        "f:3:59: stages.ignore[2]: unknown failure class 'of-recovery'",
+    ]
+
+
+def test_a_flow_can_be_a_key() -> None:
+    assert {load_flow("edge-io"): 1, load_flow("login"): 2}[load_flow("edge-io")] == 1
 
 
 def test_every_key_sends_something_else() -> None:
@@ -353,7 +373,7 @@ def test_credentials_are_typed_on_one_console_only() -> None:
     flow = load_flow("edge-io")
     stages = {stage.stage: stage for stage in flow.stages}
 
-    assert flow.consoles == (0, 1)
+    assert set(flow.consoles) == {0, 1}
     for asked in stages["username"].expect:
         (answer,) = stages[asked.next or ""].expect
         assert asked.console == answer.console is not None

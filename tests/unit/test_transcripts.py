@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.transcripts import Chunk, Transcript, load, names
-from vmprov.flows.load import load_flow
+from vmprov.flows.grammar import Flow
+from vmprov.flows.load import load_flow, parse_flow
 from vmprov.flows.machine import Machine
 from vmprov.flows.verdict import Verdict
 
@@ -40,8 +41,21 @@ EXPECTED = {
 }
 
 
-def replay(transcript: Transcript, flow: str, cut: Callable[[list[Chunk]], Iterator[Chunk]]) -> Verdict:
-    machine = Machine(load_flow(flow), start=0.0, limit=LIMIT)
+# Somebody who logs in with a password.
+PASSWORD_FLOW = """
+flow: password
+stages:
+  - stage: login
+    expect: {prompt: "login:", send: root}
+  - stage: password
+    expect: {prompt: "Password:", send: secret}
+  - stage: shell
+    expect: {prompt: "#"}
+"""
+
+
+def replay(transcript: Transcript, flow: Flow, cut: Callable[[list[Chunk]], Iterator[Chunk]]) -> Verdict:
+    machine = Machine(flow, start=0.0, limit=LIMIT)
     offsets = dict.fromkeys(transcript.consoles, 0)
     for at, console, data in cut(transcript.chunks):
         machine.feed(console, offsets[console], data, at)
@@ -97,13 +111,20 @@ def test_there_are_few_bytes_of_them() -> None:
 def test_verdicts(name: str) -> None:
     expected = EXPECTED[name]
     transcript = load(name)
-    verdict = replay(transcript, expected.flow, recorded)
+    flow = load_flow(expected.flow)
+    verdict = replay(transcript, flow, recorded)
     assert (str(verdict), verdict.stage) == (expected.verdict, expected.stage)
     assert expected.evidence in verdict.evidence
     size = sum(len(data) for _, _, data in transcript.chunks)
     for cut in (coarse, by_byte) if size <= SMALL else (coarse,):
-        again = replay(transcript, expected.flow, cut)
+        again = replay(transcript, flow, cut)
         assert _same(again) == _same(verdict), cut.__name__
+
+
+@pytest.mark.parametrize("cut", [recorded, coarse, by_byte])
+def test_torn_prompts_are_seen(cut: Callable[[list[Chunk]], Iterator[Chunk]]) -> None:
+    verdict = replay(load("torn-prompt"), parse_flow(PASSWORD_FLOW, "password.yaml"), cut)
+    assert (str(verdict), verdict.evidence) == ("success", "root@debian:~# ")
 
 
 def _same(verdict: Verdict) -> tuple[object, ...]:

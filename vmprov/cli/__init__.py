@@ -26,6 +26,7 @@ COMMANDS = {
     "list": ("look", "List machines."),
     "show": ("look", "Show one machine."),
     "logs": ("logs", "Show serial console logs."),
+    "watch": ("watch", "Watch machines, or a serial port, until there is a verdict."),
     "console": ("console", "Attach to a machine's serial console."),
     "ssh": ("ssh", "Log in to a machine, or run a command on it."),
     "start": ("power", "Power machines on."),

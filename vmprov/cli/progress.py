@@ -26,16 +26,25 @@ _REFRESHES_PER_SECOND = 4
 
 
 @dataclass
-class _Row:
+class Row:
+    """What is known of one VM."""
+
     stage: str = ""
     why: str = ""
     since: float = field(default_factory=time.monotonic)
+    entered: float = field(default_factory=time.monotonic)
     until: float = 0.0
     told: str = ""
 
     @property
     def seconds(self) -> float:
+        """Since the VM was first heard of."""
         return (self.until or time.monotonic()) - self.since
+
+    @property
+    def in_stage(self) -> float:
+        """Seconds since the stage began."""
+        return (self.until or time.monotonic()) - self.entered
 
 
 class PlainProgress:
@@ -72,9 +81,11 @@ class PlainProgress:
 class LiveProgress:
     """A table with a row per VM - stage, seconds, last serial line - redrawn a few times per second."""
 
+    figures: tuple[str, ...] = ("SECONDS",)
+
     def __init__(self, last_serial_line: Callable[[str], str]) -> None:
         self._last_serial_line = last_serial_line
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, Row] = {}
         self._step = ""
         self._lock = threading.Lock()
         self._live: Any = None
@@ -101,8 +112,9 @@ class LiveProgress:
         """Listen to one event."""
         with self._lock:
             if isinstance(event, StageChanged):
-                row = self._rows.setdefault(event.vm, _Row())
+                row = self._rows.setdefault(event.vm, Row())
                 row.stage, row.why = event.stage, event.why
+                row.entered = event.started if event.started is not None else time.monotonic()
                 row.until = time.monotonic() if event.stage in _FINAL else 0.0
             elif isinstance(event, Output) and event.vm in self._rows:
                 self._rows[event.vm].told = event.line.strip()
@@ -111,23 +123,29 @@ class LiveProgress:
             elif isinstance(event, Note):
                 self._live.console.print(event.text, markup=False)
 
+    def figures_of(self, name: str, row: Row) -> tuple[str, ...]:  # noqa: ARG002 - other tables need the name
+        """The cells under ``figures`` for a VM."""
+        return (f"{row.seconds:.1f}",)
+
     def _render(self) -> Any:
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("VM", "STAGE", "SECONDS", "LAST LINE"):
-            table.add_column(column, no_wrap=True, justify="right" if column == "SECONDS" else "left")
+        table.add_column("VM", no_wrap=True)
+        table.add_column("STAGE", no_wrap=True)
+        for column in self.figures:
+            table.add_column(column, no_wrap=True, justify="right")
+        table.add_column("LAST LINE", no_wrap=True)
         with self._lock:
             for name, row in self._rows.items():
                 said = "" if row.stage == "removed" else self._last_serial_line(name) or row.told
-                last = row.why or said
                 table.add_row(
                     Text(name),
                     Text(row.stage, style=_COLOURS.get(row.stage, "cyan")),
-                    f"{row.seconds:.1f}",
-                    Text(last, style="dim"),
+                    *self.figures_of(name, row),
+                    Text(row.why or said, style="dim"),
                 )
             parts: list[Any] = [table] if self._rows else []
             if self._step:

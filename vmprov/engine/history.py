@@ -14,7 +14,7 @@ def remember(ctx: Context, vm: VMRecord, judged: Judged, *, state: str, seconds:
     """Write down a VM's verdict; ``state`` is the record's new one, ``seconds`` those since the request."""
     verdict = judged.verdict
     ctx.store.update_vm(
-        vm.name, state=state, verdict=verdict.kind, why=verdict.why, address=judged.address or vm.address,
+        vm.name, state=state, verdict=verdict.kind, why="" if verdict.kind == "success" else verdict.why, address=judged.address or vm.address,
         judgement=json.dumps(verdict.to_json()), seconds=seconds,
     )  # fmt: skip
     if judged.timeline:

@@ -318,3 +318,6 @@ class Flow(_Model):
     recover: Annotated[tuple[Recovery, ...], LIST] = ()
     fail: Annotated[tuple[Failure, ...], LIST] = ()
     ignore: Names = ()
+
+    def __hash__(self) -> int:
+        return hash((self.flow, self.consoles, self.stages))

@@ -13,6 +13,8 @@ from pydantic_core import core_schema
 from vmprov.documents import Document, Problem, Steps, parse, read_bytes, refuse, unknown, validate
 from vmprov.errors import NotFound
 from vmprov.flows.grammar import SUCCESS, Flow, Pattern, Stage
+from vmprov.flows.machine import REBOOT_LOOP
+from vmprov.flows.signatures import shipped_signatures
 
 _LIBRARY = Path(__file__).with_name("library")
 
@@ -74,6 +76,7 @@ def _problems(flow: Flow, document: Document) -> Iterator[Problem]:
     names = [*_names(flow, document)]
     yield from names
     yield from _consoles(flow, document)
+    yield from _ignored(flow, document)
     yield from _secrets(flow, document)
     if not names:
         yield from _ways(flow, document)
@@ -132,6 +135,19 @@ def _consoles(flow: Flow, document: Document) -> Iterator[Problem]:
             what = f"the flow does not listen to console {pattern.console}"
             hint = f"it listens to {' and '.join(map(str, sorted(set(flow.consoles))))}"
             yield document.problem((*path, "console"), what, hint=hint)
+
+
+def _ignored(flow: Flow, document: Document) -> Iterator[Problem]:
+    named: list[tuple[Steps, str]] = [(("ignore", place), name) for place, name in enumerate(flow.ignore)]
+    for index, stage in enumerate(flow.stages):
+        named += [(("stages", index, "ignore", place), name) for place, name in enumerate(stage.ignore)]
+    if not named:
+        return
+    known = {REBOOT_LOOP, *(one.failure_class for one in (*flow.fail, *shipped_signatures()))}
+    for path, name in named:
+        if name not in known:
+            what, hint = unknown("failure class", name, known)
+            yield document.problem(path, what, hint=hint)
 
 
 def _secrets(flow: Flow, document: Document) -> Iterator[Problem]:

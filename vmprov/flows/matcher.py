@@ -43,7 +43,6 @@ _LONGEST_OPEN = 4 * 1024
 # Bytes of DFA states that RE2 may keep for one expression.
 _MEMORY = 16 * 1024 * 1024
 
-_LINE_END = re.compile(rb"[\r\n]")
 _SEGMENT = re.compile(rb"([^\r\n]*)([\r\n])")
 _INTRUDER_LINE = re.compile(rb"^" + INTRUDER, re.MULTILINE)
 _TORN = rb"[^\n]" + INTRUDER
@@ -67,6 +66,17 @@ def _for_blocks(regex: str) -> str:
         return {r"\A": "(?m:^)", r"\z": "(?m:$)"}.get(token[0], "(?:" if token[0].startswith("(") else token[0])
 
     return re.sub(r"\\.|\(\?P?<[^>]*>", replace, regex)
+
+
+def _line_end(data: bytes, begin: int = 0, end: int | None = None) -> int:
+    """Behind the first CR or LF between two places; 0 where there is none."""
+    feed = data.find(b"\n", begin, end)
+    return data.find(b"\r", begin, end if feed < 0 else feed) + 1 or feed + 1
+
+
+def _only_intruders(raw: bytes) -> bool:
+    text = clean(raw.replace(b"\r\n", b"\n"))
+    return len(_INTRUDER_LINE.findall(text)) == text.count(b"\n")
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,7 @@ class Console:
             yield from self._end_piece(watch)
             self._start = offset
         self._views = None
-        if len(self._tail) + len(data) <= LONGEST_SEGMENT and not _LINE_END.search(data):
+        if len(self._tail) + len(data) <= LONGEST_SEGMENT and not _line_end(data):
             self._tail += data
             return
         yield from self._take(bytes(self._tail) + data, watch)
@@ -261,16 +271,14 @@ class Console:
             window = begin + _BLOCK
             end = max(buffer.rfind(b"\n", begin, window), buffer.rfind(b"\r", begin, window)) + 1
             if end == 0:
-                found = _LINE_END.search(buffer, min(window, len(buffer)), begin + LONGEST_SEGMENT + 1)
-                if found:
-                    end = found.end()
-                elif len(buffer) - begin > LONGEST_SEGMENT:
+                end = _line_end(buffer, window, begin + LONGEST_SEGMENT + 1)
+            if end == 0:
+                if len(buffer) - begin > LONGEST_SEGMENT:
                     hits = list(self._piece(Line(buffer[begin : begin + LONGEST_SEGMENT], base + begin), watch))
                     yield from hits
                     begin += LONGEST_SEGMENT - (0 if hits else _OVERLAP)
                     continue
-                else:
-                    break
+                break
             yield from self._block(buffer[begin:end], base + begin, watch)
             begin = end
         self._tail += buffer[begin:]
@@ -297,8 +305,7 @@ class Console:
             return
         begin = 0
         while begin < len(raw):
-            found = _LINE_END.search(raw, min(begin + _PART, len(raw) - 1)) if begin + _PART < len(raw) else None
-            end = found.end() if found else len(raw)
+            end = _line_end(raw, begin + _PART) or len(raw)
             part = raw[begin:end]
             if not self._pass_over(part, watch()):
                 yield from self._by_line(part, offset + begin, watch)
@@ -309,7 +316,7 @@ class Console:
         text = clean(raw)
         if watch.suspects(text) or _compiled(FIRMWARE_START, latin1=True).search(raw):
             return False
-        if self._open.text and len(_INTRUDER_LINE.findall(text)) != text.count(b"\n"):
+        if self._open.text and not _only_intruders(raw):
             return False
         self.seen(text)
         if text.strip(b"\n"):

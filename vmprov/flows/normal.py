@@ -21,6 +21,8 @@ _EXCURSION = re.compile(
                | \[s (?:\x1b\[[0-?]*[ -/]*[@-rtv-~])* \x1b\[u )""",
     re.VERBOSE,
 )
+# Colours and erased ends of lines, most of what there is.
+_COMMON = re.compile(rb"\x1b\[[0-9;]*[mK]")
 # To another place on the screen, or a cleared one: what follows does not stand beside what was before.
 _JUMP = re.compile(rb"\x1b(?:\[[0-9;]*[HfdEFJ]|c)")
 _SEQUENCE = re.compile(
@@ -56,12 +58,14 @@ _BEGUN_INTRUDER = re.compile(
 
 
 def clean(raw: bytes) -> bytes:
-    """The text in ``raw`` as UTF-8; carriage returns, and jumps of the cursor, have become line feeds.
+    """The text in ``raw`` as UTF-8; carriage returns, and jumps of the cursor, have become line feeds one by one.
 
-    >>> clean(b"Pass\\x00wo\\x1b[0mrd: \\xff\\r\\n10%\\r\\x1b[2J20%")
+    >>> clean(b"Pass\\x00wo\\x1b[0mrd: \\xff\\n10%\\r\\x1b[2J20%")
     b'Password: \\n10%\\n\\n20%'
     """
-    text = raw.replace(b"\r\n", b"\n").translate(_RETURN_TO_LINE_FEED, _IGNORED)
+    text = raw.translate(_RETURN_TO_LINE_FEED, _IGNORED)
+    if b"\x1b" in text:
+        text = _COMMON.sub(b"", text)
     if b"\x1b" in text:
         text = _EXCURSION.sub(b"", text)
         text = _SEQUENCE.sub(b"", _JUMP.sub(b"\n", text))

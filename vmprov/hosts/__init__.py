@@ -104,6 +104,10 @@ class Host(Protocol):
         """How a runner container reaches this host."""
         ...
 
+    def qemu_log(self, domain: str) -> Path | None:
+        """The file into which QEMU writes about a domain, whether it is there or not; ``None`` if nobody knows."""
+        ...
+
     def close(self) -> None:
         """Give back connections; the machines run on."""
         ...

@@ -116,6 +116,10 @@ class EmbeddedHost(LocalHost):
         )
         return parse_routes("\n".join(lines))
 
+    def qemu_log(self, domain: str) -> Path | None:
+        """Where libvirt's log directory is mounted from."""
+        return self._home.host(self.slug) / "lib" / "log" / "qemu" / f"{domain}.log"
+
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A stream through the container's dialer."""
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

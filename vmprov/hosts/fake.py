@@ -70,6 +70,10 @@ class FakeHost:
         ours.settimeout(timeout)
         return ours
 
+    def qemu_log(self, domain: str) -> Path | None:  # noqa: ARG002 - there is no QEMU
+        """None."""
+        return None
+
     def runner_place(self) -> RunnerPlace:
         """None: there is no libvirt for vagrant to talk to."""
         raise HostNotReady(f"{self.name} has no libvirt that vagrant could use", hint="use --driver fake")

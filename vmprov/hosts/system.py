@@ -20,6 +20,7 @@ from vmprov.paths import Home
 from vmprov.settings import Settings
 
 _DEFAULT_SOCKETS = Path("/var/run/libvirt")
+_QEMU_LOGS = Path("/var/log/libvirt/qemu")
 
 
 class SystemHost(LocalHost):
@@ -41,6 +42,10 @@ class SystemHost(LocalHost):
     def routes(self) -> list[IPv4Network]:
         """Subnets that this machine routes."""
         return parse_routes(Path("/proc/net/route").read_text())
+
+    def qemu_log(self, domain: str) -> Path | None:
+        """Where distributions have it, for the system's libvirt; often only root may read it."""
+        return _QEMU_LOGS / f"{domain}.log" if urlsplit(self.name).path == "/system" else None
 
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A plain TCP connection: the guests' bridges are this machine's own."""

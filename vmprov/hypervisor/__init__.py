@@ -60,6 +60,19 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """An address that a network's DHCP handed out.
+
+    ``mac`` in lower case; ``hostname`` is what the guest calls itself, or empty; ``expires`` in seconds since the epoch.
+    """
+
+    mac: str
+    address: str
+    hostname: str
+    expires: float
+
+
+@dataclass(frozen=True)
 class Pool:
     """A storage pool; sizes in bytes."""
 
@@ -168,6 +181,14 @@ class Hypervisor(Protocol):
 
     def remove_network(self, name: str) -> bool:
         """Stop and undefine; ``False`` if there was none."""
+        ...
+
+    def network_xml(self, name: str) -> str:
+        """The network's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+        ...
+
+    def network_leases(self, name: str) -> list[Lease]:
+        """The network's DHCP leases, by address; raises :class:`LibvirtFailed` where there is none of that name."""
         ...
 
     # storage

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
-from vmprov.hypervisor import Domain, DomainState, Network, Node, Pool, Volume
+from vmprov.hypervisor import Domain, DomainState, Lease, Network, Node, Pool, Volume
 from vmprov.hypervisor.definitions import (
     find_mark,
     interface_networks,
@@ -322,6 +322,19 @@ class FakeHypervisor:
         with self._world() as world:
             return world.networks.pop(name, None) is not None
 
+    def network_xml(self, name: str) -> str:
+        """The definition as it was given, with its uuid."""
+        self._enter("network_xml", name)
+        with self._world() as world:
+            return str(_network(world, name, "read the definition of")["xml"])
+
+    def network_leases(self, name: str) -> list[Lease]:
+        """What interfaces got; fake guests have no host names, and keep their addresses for ever."""
+        self._enter("network_leases", name)
+        with self._world() as world:
+            leases = _network(world, name, "ask for the leases of")["leases"]
+        return sorted((Lease(mac, address, "", 0.0) for mac, address in leases.items()), key=lambda one: one.address)
+
     # storage
 
     def pool(self, name: str) -> Pool:
@@ -439,6 +452,12 @@ def _check_disks(world: _World, definition: ET.Element, name: str) -> None:
 
 
 # networks
+
+
+def _network(world: _World, name: str, doing: str) -> dict[str, Any]:
+    if name not in world.networks:
+        raise LibvirtFailed(f"could not {doing} network {name}: there is no network of that name")
+    return world.networks[name]
 
 
 def _read_network(network: dict[str, Any]) -> Network:

@@ -16,7 +16,7 @@ from typing import Any
 import libvirt
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
-from vmprov.hypervisor import Domain, DomainState, Network, Node, Pool, Volume
+from vmprov.hypervisor import Domain, DomainState, Lease, Network, Node, Pool, Volume
 from vmprov.hypervisor.definitions import (
     find_mark,
     interface_networks,
@@ -281,6 +281,21 @@ class LibvirtHypervisor:
                     network.destroy()
                 network.undefine()
             return True
+
+    def network_xml(self, name: str) -> str:
+        """The definition as libvirt prints it."""
+        with self._trying(f"read the definition of network {name}") as connection:
+            return str(connection.networkLookupByName(name).XMLDesc(0))
+
+    def network_leases(self, name: str) -> list[Lease]:
+        """What dnsmasq handed out."""
+        with self._trying(f"ask for the leases of network {name}") as connection:
+            found = connection.networkLookupByName(name).DHCPLeases(None, 0)
+        leases = [
+            Lease((lease["mac"] or "").lower(), lease["ipaddr"], lease["hostname"] or "", float(lease["expirytime"]))
+            for lease in found
+        ]
+        return sorted(leases, key=lambda lease: lease.address)
 
     # storage
 
