@@ -30,6 +30,7 @@ def settings(home: Home) -> Settings:
         runner_image="example/runner:1",
         subnets=IPv4Network("10.87.0.0/16"),
         pool="default",
+        keeper=False,
     )
 
 

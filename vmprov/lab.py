@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -32,7 +32,7 @@ from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
 from vmprov.settings import Settings
 from vmprov.store import Store, VMRecord
-from vmprov.views import CreateResult, DeleteResult, Failure, HostView, PortVerdict, VMView
+from vmprov.views import CreateResult, DeleteResult, Failure, HostView, PortVerdict, StageStatistics, Timeline, VMView
 from vmprov.waiting import Cancel, Deadline
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at the verdicts of VMs that run.
 _WATCH_INTERVAL = 0.2
+# Seconds after which what is nice to know is left out.
+_ASIDE_LIMIT = 3.0
 # At most this many VMs are removed, started or stopped at once.
 _WORKERS = 8
 
@@ -267,6 +269,58 @@ class Vmprov:
         """One VM as it is now; raises :class:`NotFound`."""
         self.store.vm(name)
         return next(vm for vm in self.vms() if vm.name == name)
+
+    def timeline(self, vm_name: str) -> Timeline:
+        """Where a VM's time went since power-on, also that of one that failed and was removed.
+
+        Raises :class:`NotFound`.
+        """
+        from vmprov.engine.kept import find_vm
+        from vmprov.engine.timeline import read_timeline
+
+        found = find_vm(self.home, self.store, vm_name)
+        return read_timeline(found.vm, found.directory)
+
+    def timelines(self, targets: Sequence[str] = ()) -> list[Timeline]:
+        """The timelines of VMs and of all VMs of labs, the failed and removed ones included.
+
+        Raises :class:`NotFound`.
+        """
+        from vmprov.engine.kept import find_vms
+        from vmprov.engine.timeline import read_timeline
+
+        return [read_timeline(found.vm, found.directory) for found in find_vms(self.home, self.store, targets)]
+
+    def stats(self, image: str | None = None, flow: str | None = None) -> list[StageStatistics]:
+        """How long each stage took in past runs, of one image and flow or of all; see :class:`StageStatistics`."""
+        from vmprov.engine.statistics import stage_statistics
+
+        return stage_statistics(self.store.runs(image=image, flow=flow))
+
+    def report(
+        self,
+        name: str,
+        path: Path,
+        *,
+        force: bool = False,
+        secrets: Sequence[str] = (),
+        more: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write all that tells why a VM, which may be gone, is as it is: an archive (``.tar.gz``) or a directory.
+
+        ``secrets``: values that must not be in it. ``more``: further files, name -> text. What cannot be had is told in
+        its README.txt. Returns the absolute path. Raises :class:`NotFound`; :class:`vmprov.errors.NameTaken` if
+        something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
+        """
+        from vmprov.engine.kept import find_vm
+        from vmprov.engine.report import subject_of, within, write_report
+
+        found = find_vm(self.home, self.store, name)
+        subject = subject_of(found, self.store.installation, lambda vm: self._context(vm.host, vm.driver))
+        versions = {}
+        if found.vm.driver == "vagrant":
+            versions["docker"] = within(_ASIDE_LIMIT, self.engine.version) or "does not answer"
+        return write_report(subject, path, secrets, more=more or {}, versions=versions, force=force)
 
     def select(self, targets: Sequence[str]) -> list[VMRecord]:
         """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""

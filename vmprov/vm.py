@@ -15,12 +15,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from vmprov.console.capture import Capture
-from vmprov.console.lines import Line, Selection, captured, follow
+from vmprov.console.lines import Followed, Line, Selection, captured, follow
 from vmprov.console.tail import last_lines
 from vmprov.errors import WaitTimeout
 from vmprov.waiting import Cancel, Deadline
@@ -90,30 +91,31 @@ class VMConsole:
     def wait_for(self, pattern: str | re.Pattern[str], timeout: float, *, since: int = 0) -> Line:
         """Wait until a line, finished or standing still, matches a regular expression; returns that line.
 
-        ``since``: the offset from which on lines count; see :attr:`position`. ``timeout`` in seconds.
+        ``since``: the offset from which on bytes count; see :attr:`position`. ``timeout`` in seconds.
         Raises :class:`WaitTimeout` with the last lines, :class:`vmprov.errors.Interrupted` when cancelled.
         """
         expression = re.compile(pattern)
         deadline = Deadline(timeout)
-        stop = Cancel()
-        timer = threading.Timer(timeout, stop.set)
-        timer.daemon = True
-        timer.start()
         whole = ""
-        arriving = follow(lambda: {self._name: self.log}, cancel=stop, selection=Selection(), interval=_INTERVAL)
-        try:
-            for line in arriving:
-                self._cancel.check()
+        with closing(Followed(self._name, self.log, Selection(offset=since))) as followed:
+            for line in self._arriving(followed, deadline):
                 whole = whole + line.text if line.continues else line.text
-                if line.offset >= since and not line.note and expression.search(whole):
+                if expression.search(whole):
                     return line
-        finally:
-            timer.cancel()
-            arriving.close()
         said = " | ".join(text for text in last_lines(self.log, _TOLD_LINES) if text.strip())
         raise WaitTimeout(
             f"{self._name}: no line that matches {expression.pattern!r} within {deadline.seconds:g} s; last seen: {said}"
         )
+
+    def _arriving(self, followed: Followed, deadline: Deadline) -> Iterator[Line]:
+        """The lines of the guest until the deadline; at the deadline, what is unfinished counts at once."""
+        while not deadline.expired:
+            yield from (line for line in followed.look() if not line.note)
+            if followed.more:
+                self._cancel.check()
+            else:
+                self._cancel.sleep(min(_INTERVAL, deadline.left))
+        yield from (line for line in followed.rest() if not line.note)
 
     # typing
 

@@ -1,13 +1,12 @@
-"""The writer of a console: real sockets, pseudo-terminals, and a thread in QEMU's place."""
+"""A console by hand: real FIFOs, pseudo-terminals, and a thread in QEMU's place."""
 
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import signal
-import socket
+import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
@@ -15,109 +14,65 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.uarts import Call, Guest, Terminal, soon
 from vmprov.console.attach import Ending, attach, parse_escape
-from vmprov.console.session import Console, open_console, open_port
-from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, SpecError, VmprovError, WaitTimeout
-from vmprov.waiting import Cancel, Deadline, wait_until
+from vmprov.console.inputs import inputs_path, read_inputs
+from vmprov.console.ports import input_path, make_port, remove_port
+from vmprov.console.session import open_console
+from vmprov.errors import Failed, Interrupted, InUse, SpecError
+from vmprov.waiting import Cancel
 
 NAME = "vm-1"
 
 
-class Guest:
-    """QEMU's side of one console: serves one client at a time, and keeps what it typed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.typed = b""
-        self.client: socket.socket | None = None
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.settimeout(5)
-        self._listener.bind(str(path))
-        self._listener.listen(1)
-
-    def serve(self) -> None:
-        self.client, _ = self._listener.accept()
-        self.client.settimeout(5)
-
-    def say(self, data: bytes) -> None:
-        assert self.client
-        self.client.sendall(data)
-
-    def hear(self, wanted: bytes) -> None:
-        assert self.client
-        while wanted not in self.typed:
-            data = self.client.recv(65536)
-            assert data, f"hung up after {self.typed!r}"
-            self.typed += data
-
-    def power_off(self) -> None:
-        if self.client:
-            self.client.close()
-        self._listener.close()
-
-
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
-    guest = Guest(tmp_path / "1-0.sock")
+    guest = Guest(tmp_path)
     yield guest
     guest.power_off()
 
 
-class Terminal:
-    """A pseudo-terminal: ``fd`` for the program under test, ``master`` for the person in front of it."""
-
-    def __init__(self) -> None:
-        self.master, self.fd = pty.openpty()
-        self.shown = b""
-
-    def type(self, data: bytes) -> None:
-        os.write(self.master, data)
-
-    def see(self, wanted: bytes) -> None:
-        deadline = Deadline(5)
-        while wanted not in self.shown:
-            assert select.select([self.master], [], [], deadline.left)[0], f"only {self.shown[-200:]!r}"
-            self.shown += os.read(self.master, 65536)
-
-    @property
-    def is_raw(self) -> bool:
-        return not termios.tcgetattr(self.fd)[3] & termios.ICANON
-
-    def wait_until_raw(self) -> None:
-        wait_until(lambda: self.is_raw, Deadline(5), "raw mode", interval=0.005)
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(tmp_path, deaf=True)
+    yield guest
+    guest.power_off()
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    terminal = Terminal()
-    yield terminal
-    os.close(terminal.master)
-    os.close(terminal.fd)
+def terminals() -> Iterator[Callable[[], Terminal]]:
+    made: list[Terminal] = []
+
+    def make() -> Terminal:
+        made.append(Terminal())
+        return made[-1]
+
+    yield make
+    for terminal in made:
+        terminal.close()
 
 
-class Session:
-    """A call in a thread, with what it returned or raised."""
+@pytest.fixture
+def terminal(terminals: Callable[[], Terminal]) -> Terminal:
+    return terminals()
 
-    def __init__(self, call: Callable[[], Ending]) -> None:
-        self._call = call
-        self._ending: Ending | None = None
-        self._problem: VmprovError | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self) -> None:
-        try:
-            self._ending = self._call()
-        except VmprovError as problem:
-            self._problem = problem
-
-    def ending(self) -> Ending:
-        self._thread.join(5)
-        assert not self._thread.is_alive()
-        if self._problem:
-            raise self._problem
-        assert self._ending
-        return self._ending
+def session(
+    guest: Guest,
+    terminal: Terminal,
+    *,
+    escape: str = "^]",
+    steal: bool = False,
+    read_only: bool = False,
+    notice: Callable[[str], None] | None = None,
+    cancel: Cancel | None = None,
+) -> Call[Ending]:
+    return Call(
+        lambda: attach(
+            guest.base, guest.log, name=NAME, stdin_fd=terminal.fd, stdout_fd=terminal.fd, escape=parse_escape(escape),
+            steal=steal, read_only=read_only, notice=notice, cancel=cancel,
+        )
+    )  # fmt: skip
 
 
 def start(
@@ -125,24 +80,24 @@ def start(
     terminal: Terminal,
     *,
     escape: str = "^]",
+    steal: bool = False,
+    read_only: bool = False,
     notice: Callable[[str], None] | None = None,
     cancel: Cancel | None = None,
-) -> Session:
-    fd = terminal.fd
-    key = parse_escape(escape)
-    session = Session(
-        lambda: attach(guest.path, name=NAME, stdin_fd=fd, stdout_fd=fd, escape=key, notice=notice, cancel=cancel)
-    )
-    guest.serve()
+) -> Call[Ending]:
+    """A session that is connected."""
+    started = session(
+        guest, terminal, escape=escape, steal=steal, read_only=read_only, notice=notice, cancel=cancel
+    )  # fmt: skip
     terminal.wait_until_raw()
-    return session
+    return started
 
 
-# by hand
+# both ways
 
 
 def test_a_terminal_is_connected_both_ways_until_the_escape_key(guest: Guest, terminal: Terminal) -> None:
-    session = start(guest, terminal)
+    attached = start(guest, terminal)
 
     guest.say(b"vm-1 login: ")
     terminal.see(b"vm-1 login: ")
@@ -150,21 +105,44 @@ def test_a_terminal_is_connected_both_ways_until_the_escape_key(guest: Guest, te
     guest.hear(b"root\r\x03")
     terminal.type(b"bye\x1dnot sent")
 
-    assert session.ending() is Ending.DETACHED
+    assert attached.result() is Ending.DETACHED
     guest.hear(b"bye")
-    assert b"not sent" not in guest.typed
+    assert guest.typed == b"root\r\x03bye"
     assert not terminal.is_raw
-    assert not list(guest.path.parent.glob("*.lock"))
+    assert not guest.lock.exists()
+
+
+def test_a_guest_is_shown_from_now_on_and_not_what_it_said_long_ago(guest: Guest, terminal: Terminal) -> None:
+    guest.say(b"long ago\r\n")
+    attached = start(guest, terminal)
+
+    guest.say(b"now\r\n")
+    terminal.see(b"now\r\n")
+    terminal.type(b"\x1d")
+
+    assert attached.result() is Ending.DETACHED
+    assert terminal.shown == b"now\r\n"
 
 
 def test_the_escape_key_can_be_another(guest: Guest, terminal: Terminal) -> None:
-    session = start(guest, terminal, escape="^A")
+    attached = start(guest, terminal, escape="^A")
 
     terminal.type(b"\x1d")
     guest.hear(b"\x1d")
     terminal.type(b"\x01")
 
-    assert session.ending() is Ending.DETACHED
+    assert attached.result() is Ending.DETACHED
+
+
+def test_without_an_escape_key_every_byte_is_the_guests(guest: Guest, terminal: Terminal) -> None:
+    attached = start(guest, terminal, escape="none")
+
+    everything = bytes(range(256))
+    terminal.type(everything)
+    guest.hear(everything)
+    terminal.hang_up()
+
+    assert attached.result() is Ending.DETACHED
 
 
 @pytest.mark.parametrize(
@@ -189,26 +167,50 @@ def test_what_is_no_key_is_refused(text: str) -> None:
         parse_escape(text)
 
 
+# how it ends
+
+
 def test_power_off_ends_the_session_after_the_last_word(guest: Guest, terminal: Terminal) -> None:
-    session = start(guest, terminal)
+    attached = start(guest, terminal)
 
-    guest.say(b"reboot: Power down")
+    guest.say(b"x" * 50_000 + b"reboot: Power down")
     guest.power_off()
-
-    assert session.ending() is Ending.CLOSED
     terminal.see(b"Power down")
+
+    assert attached.result() is Ending.CLOSED
     assert not terminal.is_raw
+    assert not guest.lock.exists()
+
+
+def test_typing_to_a_machine_that_was_just_powered_off_ends_the_session(guest: Guest, terminal: Terminal) -> None:
+    attached = start(guest, terminal)
+
+    guest.power_off()
+    terminal.type(b"anybody there?")
+
+    assert attached.result() is Ending.CLOSED
+
+
+def test_a_terminal_that_hangs_up_frees_the_console(guest: Guest, terminal: Terminal) -> None:
+    attached = start(guest, terminal)
+    guest.say(b"vm-1 login: ")
+    terminal.see(b"login: ")
+
+    terminal.hang_up()
+
+    assert attached.result() is Ending.DETACHED
+    assert not guest.lock.exists()
 
 
 def test_the_terminal_is_as_before_after_a_cancel(guest: Guest, terminal: Terminal) -> None:
     cancel = Cancel()
     before = termios.tcgetattr(terminal.fd)
-    session = start(guest, terminal, cancel=cancel)
+    attached = start(guest, terminal, cancel=cancel)
 
     cancel.set()
 
     with pytest.raises(Interrupted):
-        session.ending()
+        attached.result()
     assert termios.tcgetattr(terminal.fd) == before
 
 
@@ -226,54 +228,83 @@ def test_a_signal_ends_the_session_and_leaves_the_terminal_as_before(
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(Interrupted, match=number.name):
-        attach(guest.path, name=NAME, stdin_fd=terminal.fd, stdout_fd=terminal.fd)
+        attach(guest.base, guest.log, name=NAME, stdin_fd=terminal.fd, stdout_fd=terminal.fd)
     thread.join()
 
     assert termios.tcgetattr(terminal.fd) == before
     assert signal.getsignal(number) == handler
+    assert not guest.lock.exists()
 
 
-def test_a_stopped_terminal_does_not_stop_the_guest(guest: Guest, terminal: Terminal) -> None:
+# what cannot keep up
+
+
+def test_a_stopped_terminal_stops_nobody_and_is_told_what_it_missed(guest: Guest, terminal: Terminal) -> None:
     notices: list[str] = []
-    session = start(guest, terminal, notice=notices.append)
+    attached = start(guest, terminal, notice=notices.append)
 
-    for _ in range(100):  # nobody reads the terminal meanwhile
+    for _ in range(40):  # nobody reads the terminal meanwhile
         guest.say(b"x" * 65536)
-    terminal.type(b"still typing")
-    guest.hear(b"still typing")
     guest.say(b"THE END")
+    for count in range(1, 201):  # with each key, 16 KiB at most are taken from the guest
+        terminal.type(b"k")
+        guest.hear(b"k" * count)
     terminal.see(b"THE END")
     terminal.type(b"\x1d")
 
-    assert session.ending() is Ending.DETACHED
-    assert re.match(r"\d{7} bytes were not shown because the terminal was stopped", notices[0])
+    assert attached.result() is Ending.DETACHED
+    missed = [int(number) for notice in notices for number in re.findall(r"^(\d+) bytes were not shown", notice)]
+    assert sum(missed) >= 1024 * 1024
+    assert sum(missed) + len(terminal.shown) == 40 * 65536 + len(b"THE END")
 
 
-def test_one_can_leave_a_guest_that_does_not_read(guest: Guest, terminal: Terminal) -> None:
-    session = start(guest, terminal)
+def test_one_can_leave_while_the_terminal_is_stopped(guest: Guest, terminal: Terminal) -> None:
+    attached = start(guest, terminal)
+
+    guest.say(b"x" * 1_000_000)
+    terminal.type(b"\x1d")
+
+    assert attached.result() is Ending.DETACHED
+    assert not terminal.is_raw
+
+
+def test_one_can_leave_a_guest_that_does_not_read(deaf: Guest, terminal: Terminal) -> None:
+    attached = start(deaf, terminal)
 
     for _ in range(400):
         terminal.type(b"y" * 1000)
     terminal.type(b"\x1d")
 
-    assert session.ending() is Ending.DETACHED
+    assert attached.result() is Ending.DETACHED
+
+
+# input that is no terminal
 
 
 def test_a_pipe_is_sent_whole_and_the_answer_awaited(guest: Guest) -> None:
     (stdin, giving), (taking, stdout) = os.pipe(), os.pipe()
-    session = Session(lambda: attach(guest.path, name=NAME, stdin_fd=stdin, stdout_fd=stdout, linger=0.2))
-    guest.serve()
-    commands = b"uname\n\x1d" + b"z" * 300_000
+    commands = b"uname\n\x1d" + b"z" * 300_000 + b"END"
+    answered = threading.Event()
+
+    def echo(_typed: bytes) -> bytes:
+        if guest.typed.endswith(b"END") and not answered.is_set():
+            answered.set()
+            return b"Linux\n"
+        return b""
+
+    guest.echo = echo
+    attached = Call(
+        lambda: attach(guest.base, guest.log, name=NAME, stdin_fd=stdin, stdout_fd=stdout, linger=1.0)
+    )  # fmt: skip
 
     def give() -> None:
         with os.fdopen(giving, "wb") as file:
             file.write(commands)
 
     threading.Thread(target=give, daemon=True).start()
-    guest.hear(commands)
-    guest.say(b"Linux\n")
 
-    assert session.ending() is Ending.IDLE
+    assert attached.result() is Ending.IDLE
+    assert guest.typed == commands
     assert os.read(taking, 100) == b"Linux\n"
     for fd in (stdin, taking, stdout):
         os.close(fd)
@@ -282,178 +313,288 @@ def test_a_pipe_is_sent_whole_and_the_answer_awaited(guest: Guest) -> None:
 def test_input_may_be_a_file(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "answers").write_bytes(b"yes\n")
     with (tmp_path / "answers").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
-        session = Session(
-            lambda: attach(guest.path, name=NAME, stdin_fd=stdin.fileno(), stdout_fd=stdout.fileno(), linger=0.05)
+        ending = attach(
+            guest.base, guest.log, name=NAME, stdin_fd=stdin.fileno(), stdout_fd=stdout.fileno(), linger=0.05
+        )  # fmt: skip
+
+    assert ending is Ending.IDLE
+    guest.hear(b"yes\n")
+
+
+def test_no_input_at_all_shows_what_is_said_until_the_guest_falls_silent(guest: Guest, tmp_path: Path) -> None:
+    with Path(os.devnull).open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
+        attached = Call(
+            lambda: attach(
+                guest.base, guest.log, name=NAME, stdin_fd=stdin.fileno(), stdout_fd=stdout.fileno(), linger=1.0
+            )
         )
-        guest.serve()
-        guest.hear(b"yes\n")
+        soon(guest.lock.exists, "session")
+        guest.say(b"hello")
 
-        assert session.ending() is Ending.IDLE
+        assert attached.result() is Ending.IDLE
+    assert (tmp_path / "out").read_bytes() in (b"hello", b"")  # what was said before it was attached is history
 
 
-def test_reading_along_disturbs_nobody(guest: Guest, terminal: Terminal, tmp_path: Path) -> None:
-    log = tmp_path / "console-0.log"
-    log.write_bytes(b"long ago\n")
-    fd = terminal.fd
-    with open_console(guest.path, name=NAME):
-        reader = Session(lambda: attach(guest.path, name=NAME, stdin_fd=fd, stdout_fd=fd, read_only=True, log=log))
-        terminal.wait_until_raw()
+def test_a_reader_of_the_output_that_is_gone_ends_the_session(guest: Guest) -> None:
+    (stdin, giving), (taking, stdout) = os.pipe(), os.pipe()
+    attached = Call(lambda: attach(guest.base, guest.log, name=NAME, stdin_fd=stdin, stdout_fd=stdout))
+    soon(guest.lock.exists, "session")
+    os.close(taking)
 
-        with log.open("ab") as file:
-            file.write(b"now\n")
+    while not attached.ended:
+        guest.say(b"into the void\r\n")
+
+    assert attached.result() is Ending.DETACHED
+    for fd in (stdin, giving, stdout):
+        os.close(fd)
+
+
+# readers
+
+
+def test_reading_along_disturbs_nobody(guest: Guest, terminal: Terminal) -> None:
+    guest.say(b"long ago\n")
+    with open_console(guest.base, guest.log, name=NAME) as console:
+        reader = start(guest, terminal, read_only=True)
+
+        guest.say(b"now\n")
         terminal.see(b"now\n")
+        console.expect("now\n", timeout=20)
         terminal.type(b"typed in vain\x03")
 
-        assert reader.ending() is Ending.DETACHED
+        assert reader.result() is Ending.DETACHED
+        console.send("the writer still types")
+        guest.hear(b"the writer still types")
     assert terminal.shown == b"now\n"
+    assert b"in vain" not in guest.typed
+
+
+def test_a_machine_that_does_not_run_can_be_read_along_with(guest: Guest, terminal: Terminal) -> None:
+    guest.power_off()
+    reader = start(guest, terminal, read_only=True)
+
+    guest.power_on()
+    guest.say(b"SeaBIOS")
+    terminal.see(b"SeaBIOS")
+    terminal.type(b"\x1d")
+
+    assert reader.result() is Ending.DETACHED
 
 
 # one writer
 
 
 def test_a_second_writer_is_told_who_the_first_is(guest: Guest) -> None:
-    with open_console(guest.path, name=NAME), pytest.raises(InUse, match=rf"in use by \S+ \(process {os.getpid()}\)"):
-        attach(guest.path, name=NAME)
+    with (
+        open_console(guest.base, guest.log, name=NAME),
+        pytest.raises(InUse, match=rf"in use by \S+ \(process {os.getpid()}\).*--steal"),
+    ):
+        attach(guest.base, guest.log, name=NAME)
 
-    open_console(guest.path, name=NAME).close()
+    open_console(guest.base, guest.log, name=NAME).close()
 
 
 def test_a_lock_file_that_a_killed_writer_left_behind_is_no_lock(guest: Guest) -> None:
-    guest.path.with_name("1-0.sock.lock").write_text("99999999 nobody\n")
+    guest.lock.write_text("99999999 nobody\n")
 
-    open_console(guest.path, name=NAME).close()
+    open_console(guest.base, guest.log, name=NAME).close()
+
+    assert not guest.lock.exists()
 
 
-def test_a_vm_that_does_not_run_has_no_console(guest: Guest, tmp_path: Path) -> None:
+def test_a_writer_that_was_killed_holds_nothing(guest: Guest) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from vmprov.console.session import open_console\n"
+        "console = open_console(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), name='vm-1')\n"
+        "print('open', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, guest.base, guest.log], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(InUse, match=rf"\(process {other.pid}\)"):
+            open_console(guest.base, guest.log, name=NAME)
+        other.kill()
+
+    assert guest.lock.exists()
+    open_console(guest.base, guest.log, name=NAME).close()
+
+
+def test_a_writer_who_was_stolen_from_leaves_with_one_line_and_types_nothing_more(
+    guest: Guest, terminals: Callable[[], Terminal]
+) -> None:
+    first, second = terminals(), terminals()
+    robbed = start(guest, first)
+    first.type(b"before;")
+    guest.hear(b"before;")
+
+    thief = start(guest, second, steal=True)
+    first.type(b"after;")
+
+    with pytest.raises(InUse, match=rf"the console of vm-1 was taken over by \S+ \(process {os.getpid()}\)\Z"):
+        robbed.result()
+    assert not first.is_raw
+    second.type(b"mine\x1d")
+    assert thief.result() is Ending.DETACHED
+    guest.hear(b"mine")
+    assert guest.typed == b"before;mine"
+    assert not guest.lock.exists()
+
+
+def test_of_two_who_steal_at_once_one_has_it(guest: Guest, terminals: Callable[[], Terminal]) -> None:
+    for _ in range(5):
+        start(guest, terminals())  # whoever had it before
+        places = [terminals() for _ in range(4)]
+        thieves = [session(guest, place, steal=True) for place in places]
+        soon(lambda: sum(thief.ended for thief in thieves) == 3, "one thief left")
+        guest.typed = b""
+        winner = next(number for number, thief in enumerate(thieves) if not thief.ended)
+
+        for number, place in enumerate(places):
+            place.type(b"%d" % number)
+        guest.hear(b"%d" % winner)
+        places[winner].type(b"\x1d")
+
+        assert thieves[winner].result() is Ending.DETACHED
+        assert guest.typed == b"%d" % winner
+        for number, thief in enumerate(thieves):
+            if number != winner:
+                with pytest.raises(InUse, match="taken over by"):
+                    thief.result()
+        assert not guest.lock.exists()
+
+
+def test_who_takes_a_console_that_nobody_has_steals_nothing(guest: Guest, terminal: Terminal) -> None:
+    attached = start(guest, terminal, steal=True)
+
+    terminal.type(b"hi\x1d")
+
+    assert attached.result() is Ending.DETACHED
+    guest.hear(b"hi")
+
+
+def test_many_who_ask_at_once_get_it_one_at_a_time(guest: Guest) -> None:
+    holding: list[int] = []
+    most: list[int] = []
+
+    def use(number: int) -> bool:
+        try:
+            with open_console(guest.base, guest.log, name=NAME) as console:
+                holding.append(number)
+                most.append(len(holding))
+                console.send(".")
+                holding.remove(number)
+        except InUse:
+            return False
+        return True
+
+    for _ in range(5):
+        calls = [Call(lambda number=number: use(number)) for number in range(8)]  # type: ignore[misc]
+        assert any(call.result() for call in calls)
+    assert set(most) == {1}
+    assert sorted(path.name for path in guest.base.parent.iterdir()) == ["1-0.in", "1-0.out"]
+
+
+# a machine without a console
+
+
+def test_a_machine_that_does_not_run_has_no_console(guest: Guest, tmp_path: Path) -> None:
     guest.power_off()
 
     with pytest.raises(Failed, match="vm-1 does not run; vmprov start vm-1"):
-        attach(guest.path, name=NAME)
-    with pytest.raises(Failed, match="vm-2 does not run"):
-        open_console(tmp_path / "2-0.sock", name="vm-2")
-    assert not list(tmp_path.glob("*.lock"))
+        attach(guest.base, guest.log, name=NAME)
+    with pytest.raises(Failed, match="the console of vm-2 is not there; vmprov start vm-2"):
+        open_console(tmp_path / "2-0", guest.log, name="vm-2")
+    assert not list(tmp_path.rglob("*.lock*"))
 
 
-def test_another_program_in_the_queue_is_not_waited_for(guest: Guest) -> None:
-    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
-        first.connect(str(guest.path))
-        second.connect(str(guest.path))  # a backlog of 1 holds two
+def test_a_port_outlives_power_cycles_and_goes_with_all_its_files(tmp_path: Path) -> None:
+    base, log = tmp_path / "run" / "3-0", tmp_path / "console-0.log"
+    make_port(base, log)
+    log.write_bytes(b"first life\n")
+    before = input_path(base).stat().st_ino
 
-        with pytest.raises(InUse, match="another program"):
-            open_console(guest.path, name=NAME)
+    make_port(base, log)
+    same = input_path(base).stat().st_ino == before
+    base.with_name("3-0.lock").touch()
+    remove_port(base)
+    remove_port(base)
 
-
-# by program
-
-
-@pytest.fixture
-def console(guest: Guest) -> Iterator[Console]:
-    with open_console(guest.path, name=NAME) as console:
-        guest.serve()
-        yield console
+    assert same
+    assert log.read_bytes() == b"first life\n"
+    assert list(base.parent.iterdir()) == []
 
 
-def test_a_program_waits_for_a_pattern_and_answers(guest: Guest, console: Console) -> None:
-    guest.say(b"\x1b[2J\x1b[HDebian\r\r\n\x1b[1mvm-")
-    guest.say(b"1\x1b[0m log")
-    guest.say(b"in: ")
-
-    match = console.expect(r"(\S+) login: $", timeout=5)
-    console.sendline("root")
-
-    assert match[1] == "vm-1"
-    assert console.before == "Debian\n"
-    guest.hear(b"root\r")
+# what was typed
 
 
-def test_what_was_said_while_nobody_waited_is_not_lost(guest: Guest, console: Console) -> None:
-    guest.say(b"x" * 1_000_000 + b"\r\nready\r\nlogin: ")
+def login(guest: Guest, *, question: bytes) -> Callable[[bytes], bytes]:
+    """A getty that echoes a user's name and not the password, for which it asks with ``question``."""
 
-    assert console.expect("ready\n", timeout=5)
-    assert console.expect("login: ", timeout=5)
-    assert console.before == ""
+    def echo(typed: bytes) -> bytes:
+        lines = guest.typed.split(b"\r")
+        if len(lines) == 2 and typed.endswith(b"\r"):
+            return b"root\r\n" + question
+        if len(lines) == 3 and typed.endswith(b"\r"):
+            return b"\r\nWelcome!\r\nvm-1# "
+        return b"" if len(lines) == 2 else typed.replace(b"\r", b"\r\n")
 
-
-def test_a_program_that_is_busy_elsewhere_does_not_stop_the_guest(guest: Guest, console: Console) -> None:
-    for _ in range(100):
-        guest.say(b"x" * 65536)
-    guest.say(b"THE END")
-
-    assert console.expect("THE END", timeout=10)
+    return echo
 
 
-def test_memory_stays_bounded_however_long_a_wait_is_in_vain(guest: Guest, console: Console) -> None:
-    for _ in range(160):
-        guest.say(b"x" * 65536)
-    with pytest.raises(WaitTimeout):
-        console.expect("THE END", timeout=0.3)
-    guest.say(b"THE END")
+@pytest.mark.parametrize(
+    "question",
+    [
+        b"Password: ",
+        "Wie heißt das Zauberwort? ".encode(),
+        b"\x1b[1mVault\x1b[0m unlock> ",
+        b"Type it blindly:\r\n",
+        b"",
+    ],
+)
+def test_what_was_typed_is_recorded_but_never_what_the_guest_did_not_show(
+    guest: Guest, terminal: Terminal, question: bytes
+) -> None:
+    guest.say(b"vm-1 login: ")
+    guest.echo = login(guest, question=question)
+    attached = start(guest, terminal)
 
-    assert console.expect("THE END", timeout=10)
-    assert len(console.before) <= 4 * 1024 * 1024 + 65536
+    terminal.type(b"root\r")
+    terminal.see(b"root\r\n" + question)
+    terminal.type(b"hunter2\r")
+    terminal.see(b"vm-1# ")
+    terminal.type(b"uptime\r")
+    terminal.see(b"uptime\r\n")
+    terminal.type(b"\x1d")
 
-
-def test_a_timeout_says_what_was_awaited_and_what_was_seen(guest: Guest, console: Console) -> None:
-    console.send("hunter2", secret=True)
-    guest.say(b"".join(b"line %d\r\n" % number for number in range(10)) + b"login: hunter2")
-
-    with pytest.raises(WaitTimeout) as caught:
-        console.expect("Password: ", timeout=0.2)
-
-    assert str(caught.value) == (
-        "vm-1: no 'Password: ' on the console within 0.2 s; last seen: line 6 | line 7 | line 8 | line 9 | login: ***"
-    )
-
-
-def test_a_timeout_loses_nothing(guest: Guest, console: Console) -> None:
-    guest.say(b"abc")
-    with pytest.raises(WaitTimeout):
-        console.expect("abcd", timeout=0.1)
-
-    guest.say(b"d")
-
-    assert console.expect("abcd", timeout=5)
-
-
-def test_power_off_fails_a_wait_at_once(guest: Guest, console: Console) -> None:
-    guest.say(b"Power down\r\n")
-    guest.power_off()
-
-    with pytest.raises(Failed, match="closed before 'login' was seen; last seen: Power down"):
-        console.expect("login", timeout=60)
-    with pytest.raises(Failed, match="the console was closed"):
-        console.send("hello")
+    assert attached.result() is Ending.DETACHED
+    assert guest.typed == b"root\rhunter2\ruptime\r"
+    assert [(entry.text, entry.hidden) for entry in read_inputs(guest.log)] == [
+        ("root", False),
+        ("", True),
+        ("uptime", False),
+    ]
+    assert b"hunter2" not in inputs_path(guest.log).read_bytes()
 
 
-def test_a_closed_console_is_free_and_closing_twice_is_the_same_as_once(guest: Guest) -> None:
-    console = open_console(guest.path, name=NAME)
-    console.close()
-    console.close()
+def test_a_password_whose_answer_never_came_is_recorded_as_hidden(guest: Guest, terminal: Terminal) -> None:
+    guest.say(b"Password: ")
+    attached = start(guest, terminal)
 
-    open_console(guest.path, name=NAME).close()
+    terminal.type(b"hunter2\r\x1d")
 
-
-def test_a_serial_port_is_a_console_too(terminal: Terminal) -> None:
-    with open_port(os.ttyname(terminal.fd)) as console:
-        terminal.type(b"device login: ")
-        console.expect("login: ", timeout=5)
-        console.sendline("admin" * 50)
-        terminal.see(b"admin" * 50 + b"\r")
+    assert attached.result() is Ending.DETACHED
+    assert [(entry.text, entry.hidden) for entry in read_inputs(guest.log)] == [("", True)]
 
 
-def test_anything_that_pyserial_opens_is_a_console() -> None:
-    with open_port("loop://") as console:
-        console.sendline("echo")
-        assert console.expect("echo", timeout=5)
+def test_reading_along_is_not_typing(guest: Guest, terminal: Terminal) -> None:
+    reader = start(guest, terminal, read_only=True)
+    guest.say(b"vm-1 login: root\r\n")
+    terminal.see(b"root\r\n")
+    terminal.type(b"x\r\x1d")
 
-
-def test_a_serial_port_is_for_one_program(terminal: Terminal) -> None:
-    with open_port(os.ttyname(terminal.fd)), pytest.raises(InUse, match="in use by another program"):
-        open_port(os.ttyname(terminal.fd))
-
-
-def test_what_is_no_serial_port_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HostNotReady, match="cannot be opened"):
-        open_port(str(tmp_path / "ttyUSB9"))
-    with pytest.raises(SpecError, match="no such serial port"):
-        open_port("nonsense://x")
+    assert reader.result() is Ending.DETACHED
+    assert read_inputs(guest.log) == []

@@ -1,26 +1,17 @@
-"""Reading capture files: cleaning, lines, tails, merged logs, the login prompt."""
+"""Reading capture files: cleaning, lines, tails, the login prompt."""
 
 from __future__ import annotations
 
+import os
 import random
-import threading
-import time
-from collections.abc import Callable
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from vmprov.console.tail import (
-    LineReader,
-    LogLine,
-    Tail,
-    clean,
-    follow,
-    last_line,
-    last_lines,
-    shows_login_prompt,
-)
-from vmprov.waiting import Cancel, Deadline, wait_until
+from vmprov.console.holes import data_start, release_start
+from vmprov.console.tail import Tail, last_line, last_lines, shows_login_prompt
+from vmprov.console.text import LineReader, clean
 
 BOOT = (
     "\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading Boot0001\r\n"
@@ -167,14 +158,17 @@ def test_the_last_lines_of_a_huge_log_are_found_without_reading_it(tmp_path: Pat
         file.truncate(20 << 30)  # sparse
         file.seek(0, 2)
         file.write(b"\n" + b"".join(b"line %d \xe2\x82\xac\r\n" % number for number in range(20_000)))
-    start = time.monotonic()
+    tracemalloc.start()
 
     lines = last_lines(log, 5000)
+
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
 
     assert lines[0] == "line 15000 €"
     assert lines[-1] == "line 19999 €"
     assert len(lines) == 5000
-    assert time.monotonic() - start < 1
+    assert most < 16 << 20
 
 
 def test_the_last_lines_end_with_an_unfinished_prompt(tmp_path: Path) -> None:
@@ -257,87 +251,40 @@ def test_a_login_prompt_of_an_earlier_boot_does_not_count(tmp_path: Path) -> Non
     assert not shows_login_prompt(tmp_path / "missing")
 
 
-class _Follower:
-    """Follows in a thread, so that a test can write meanwhile."""
+def test_the_beginning_of_a_file_can_be_given_back_and_offsets_stay(tmp_path: Path) -> None:
+    log = tmp_path / "console-0.log"
+    log.write_bytes(b"a" * 65536 + b"b" * 65536)
+    os.sync()
+    before = log.stat().st_blocks
 
-    def __init__(self, sources: dict[str, Path] | Callable[[], dict[str, Path]], history: int | None = None) -> None:
-        self.cancel = Cancel()
-        self.lines: list[LogLine] = []
-        self._lines = follow(sources, cancel=self.cancel, interval=0.01, history=history)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    end = release_start(log, 65536 + 100)
 
-    def _run(self) -> None:
-        for line in self._lines:
-            self.lines.append(line)
-
-    def wait_for(self, line: LogLine) -> None:
-        wait_until(lambda: line in self.lines, Deadline(5), str(line), interval=0.01)
-
-    def stop(self) -> list[LogLine]:
-        self.cancel.set()
-        self._thread.join(5)
-        return self.lines
+    assert end == 65536
+    assert log.stat().st_size == 2 * 65536
+    assert log.stat().st_blocks <= before // 2
+    assert data_start(log) == 65536
+    assert log.read_bytes() == bytes(65536) + b"b" * 65536
 
 
-def _add(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
+def test_less_than_a_page_is_not_given_back(tmp_path: Path) -> None:
+    log = tmp_path / "console-0.log"
+    log.write_bytes(b"a" * 5000)
+
+    assert release_start(log, 4095) == 0
+    assert log.read_bytes() == b"a" * 5000
+    assert data_start(log) == 0
 
 
-def test_logs_of_several_vms_are_merged_in_order_of_arrival(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"old\nolder\n")
-    follower = _Follower({"vm-1": one, "vm-2": two}, history=1)
+def test_what_was_trimmed_is_neither_read_nor_counted(tmp_path: Path) -> None:
+    log = tmp_path / "console-0.log"
+    log.write_bytes(b"old line\n" * 8192 + b"one\ntwo\nthree")
+    start = release_start(log, 65536)
+    behind, tail = Tail(log), Tail(log)
 
-    follower.wait_for(LogLine("vm-1", "older", complete=True))
-    _add(two, b"first\r\n")
-    follower.wait_for(LogLine("vm-2", "first", complete=True))
-    _add(one, b"second\r\n")
-    follower.wait_for(LogLine("vm-1", "second", complete=True))
+    tail.from_end(2)
 
-    assert [line.text for line in follower.stop()] == ["older", "first", "second"]
-
-
-def test_a_prompt_is_shown_after_a_silence_and_never_twice(tmp_path: Path) -> None:
-    log = tmp_path / "one"
-    log.write_bytes(b"vm-1 login: ")
-    follower = _Follower({"vm-1": log})
-
-    follower.wait_for(LogLine("vm-1", "vm-1 login: ", complete=False))
-    _add(log, b"root\r\nPassword: ")
-    follower.wait_for(LogLine("vm-1", "root", complete=True, continues=True))
-    follower.wait_for(LogLine("vm-1", "Password: ", complete=False))
-    _add(log, b"\r\n")
-
-    assert len(follower.stop()) == 3
-
-
-def test_what_was_written_before_the_end_is_told_before_the_end(tmp_path: Path) -> None:
-    log = tmp_path / "one"
-    log.write_bytes(b"x" * 100_000 + b"\r\nlast words")
-    cancel = Cancel()
-    cancel.set()
-
-    lines = list(follow({"vm-1": log}, cancel=cancel))
-
-    assert [(len(line.text), line.complete) for line in lines] == [(65536, True), (34464, True), (10, False)]
-
-
-def test_vms_may_come_and_go_while_their_logs_are_followed(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"one is here\n")
-    two.write_bytes(b"two is\nlate\n")
-    sources = {"vm-1": one}
-    follower = _Follower(lambda: dict(sources), history=1)
-
-    follower.wait_for(LogLine("vm-1", "one is here", complete=True))
-    _add(one, b"ready\n")
-    follower.wait_for(LogLine("vm-1", "ready", complete=True))
-    sources["vm-2"] = two
-    follower.wait_for(LogLine("vm-2", "two is", complete=True))
-    _add(one, b"bye")
-    del sources["vm-1"]
-    follower.wait_for(LogLine("vm-1", "bye", complete=False))
-
-    assert [line.text for line in follower.stop()] == ["one is here", "ready", "two is", "late", "bye"]
+    assert behind.read() == log.read_bytes()[start:]
+    assert behind.position == log.stat().st_size
+    assert tail.read() == b"two\nthree"
+    assert last_lines(log, 1_000_000)[-3:] == ["one", "two", "three"]
+    assert len(last_lines(log, 1_000_000)) == (8192 * 9 - start) // 9 + 1 + 3

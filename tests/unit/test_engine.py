@@ -27,6 +27,7 @@ from vmprov.paths import Home
 from vmprov.store import Store
 
 POOL = "default"
+LOGIN_STAGES = ["power-on", "firmware", "bootloader", "kernel", "login"]
 HANGING = "SeaBIOS\r\nBooting from Hard Disk...\r\nno bootable medium\r\n"
 ROOT = Path(__file__).parents[2]
 
@@ -197,7 +198,7 @@ def test_the_stages_of_a_machine_come_in_order(vmprov: Vmprov) -> None:
 
     vmprov.create(wanted(count=1))
 
-    assert [stage for _, stage in stages.seen] == ["network", "disk", "power on", "booting", "ready"]
+    assert [stage for _, stage in stages.seen] == ["network", "disk", "power on", *LOGIN_STAGES, "ready"]
 
 
 def test_a_base_volume_is_put_on_the_host_once_and_goes_with_its_last_machine(
@@ -335,7 +336,7 @@ def test_a_lab_without_any_machine_left_is_gone(vmprov: Vmprov, fake: FakeHyperv
 def test_a_machine_that_stops_while_booting_fails_at_once(vmprov: Vmprov, fake: FakeHypervisor) -> None:
     fake.boot_transcript = HANGING
     domain = f"vmprov-{vmprov.store.installation}-vm-1"
-    vmprov.events.listen(lambda event: fake.power_off_domain(domain) if "booting" in str(event) else None)
+    vmprov.events.listen(lambda event: fake.power_off_domain(domain) if "power-on" in str(event) else None)
 
     vm = one(vmprov.create(wanted(count=1)))
 
@@ -466,7 +467,7 @@ def test_a_file_that_cannot_be_written_fails_its_machine_alone(vmprov: Vmprov, h
 # interruption
 
 
-@pytest.mark.parametrize("stage", ["network", "disk", "power on", "booting"])
+@pytest.mark.parametrize("stage", ["network", "disk", "power on", "power-on"])
 def test_a_cancelled_creation_leaves_nothing(vmprov: Vmprov, fake: FakeHypervisor, stage: str) -> None:
     fake.boot_transcript = HANGING
     fake.delay("create_network", 0.02)
@@ -482,7 +483,7 @@ def test_a_cancelled_creation_leaves_nothing(vmprov: Vmprov, fake: FakeHyperviso
 
 def test_machines_that_wait_for_their_turn_are_cancelled_too(vmprov: Vmprov, fake: FakeHypervisor) -> None:
     fake.boot_transcript = HANGING
-    vmprov.events.listen(at_stage("booting", vmprov.cancel.set))
+    vmprov.events.listen(at_stage("power-on", vmprov.cancel.set))
 
     result = vmprov.create(wanted(count=6, parallel=2))
 
@@ -513,7 +514,7 @@ with Vmprov(listeners=[listener]) as vmprov:
 
 @pytest.mark.parametrize(
     ("stage", "network"),
-    [("network", "per-vm"), ("disk", "per-vm"), ("power on", "per-vm"), ("booting", "shared")],
+    [("network", "per-vm"), ("disk", "per-vm"), ("power on", "per-vm"), ("power-on", "shared")],
 )
 def test_what_a_killed_process_left_is_removed_by_delete(vmprov: Vmprov, stage: str, network: str) -> None:
     environ = {**os.environ, "VMPROV_HOME": str(vmprov.home.root), "VMPROV_HOST": "fake:", "PYTHONPATH": str(ROOT)}

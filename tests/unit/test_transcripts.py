@@ -35,9 +35,58 @@ class Expected(NamedTuple):
 EXPECTED = {
     "tiny-seabios": Expected("login", "success", "login", "tiny login:"),
     "tiny-ovmf": Expected("login", "success", "login", "tiny login:"),
-    "debian-12-seabios-grub": Expected("cloud-init", "success", "cloud-init", "finished at"),
+    "debian-12-seabios-grub": Expected("login", "success", "login", "debian login:"),
     "debian-12-reset": Expected("login", "success", "login", "debian login:"),
     "debian-12-no-seed": Expected("login", "success", "login", "localhost login:"),
+    "ovmf-no-boot": Expected("login", "failed(uefi-shell)", "bootloader", "Shell>"),
+    "ovmf-shell": Expected("login", "failed(uefi-shell)", "bootloader", "Shell>"),
+    "ovmf-boot-menu": Expected("login", "timeout(bootloader)", "bootloader", ""),
+    "ovmf-pxe-fail": Expected("login", "failed(pxe-error)", "power-on", "PXE-E"),
+    "ovmf-ipxe-fail": Expected(
+        "login",
+        "failed(ipxe-error)",
+        "power-on",
+        "Nothing to boot: No such file or directory (http://ipxe.org/2d03e18e)",
+    ),
+    "seabios-ipxe-fail": Expected(
+        "login",
+        "failed(ipxe-error)",
+        "firmware",
+        "Nothing to boot: No such file or directory (http://ipxe.org/2d03e13b)",
+    ),
+    "seabios-ipxe-timeout": Expected("login", "failed(ipxe-error)", "firmware", "ipxe.org/"),
+    "ipxe-shell": Expected("login", "failed(ipxe-error)", "firmware", "Connection reset (http://ipxe.org/0f0a6039)"),
+    "ovmf-http-boot": Expected("login", "success", "login", "tiny login:"),
+    "ovmf-http-boot-404": Expected("login", "failed(http-boot-error)", "power-on", "Client Error: 404 Not Found"),
+    "grub-rescue": Expected("login", "failed(grub-rescue)", "bootloader", "grub rescue>"),
+    "grub-shell": Expected("login", "failed(grub-shell)", "bootloader", "grub>"),
+    "grub-no-kernel": Expected("login", "failed(grub-no-kernel)", "bootloader", "you need to load the kernel first"),
+    "kernel-panic-sysrq": Expected(
+        "login", "failed(kernel-panic)", "login", "Kernel panic - not syncing: sysrq triggered crash"
+    ),
+    "kernel-panic-reboot": Expected(
+        "login", "failed(kernel-panic)", "login", "Kernel panic - not syncing: sysrq triggered crash"
+    ),
+    "kernel-panic-no-root": Expected("login", "failed(kernel-panic)", "kernel", "Unable to mount root fs"),
+    "initramfs-shell": Expected("login", "failed(initramfs-shell)", "login", "Gave up waiting for root file system"),
+    "initramfs-mount-failed": Expected("login", "failed(mount-failed)", "login", "Structure needs cleaning"),
+    "tiny-no-root": Expected("login", "timeout(login)", "login", ""),
+    "oom-kill": Expected("login", "failed(out-of-memory)", "login", "Killed process"),
+    "disk-full": Expected("login", "failed(disk-full)", "login", "No space left on device"),
+    "poweroff": Expected("login", "timeout(login)", "login", ""),
+    "reboot": Expected("login", "timeout(login)", "login", ""),
+    "emergency-mode": Expected("login", "failed(emergency-mode)", "login", "You are in emergency mode"),
+    "fsck-stop": Expected("login", "failed(emergency-mode)", "login", "You are in emergency mode"),
+    "debian-installer": Expected("debian-installer", "failed(installer-question)", "kernel", "Choose the language"),
+    "reboot-loop": Expected("login", "failed(reboot-loop)", "kernel", "SeaBIOS (version"),
+    "torn-prompt": Expected("login", "success", "login", "debian login:"),
+    "edge-io-success": Expected("edge-io", "success", "login", "edge-node login:"),
+    "edge-mismatch": Expected("edge-io", "failed(secure-boot-mismatch)", "onboarding", "Secure Boot Status MISMATCH"),
+    "edge-ipxe-gave-up": Expected("edge-io", "failed(ipxe-gave-up)", "network", "iPXE>"),
+    "edge-nio-success": Expected("edge-nio", "success", "login", "edge-node login:"),
+    "edge-nio-fallback": Expected(
+        "edge-nio", "failed(not-registered)", "onboarding", "Provide Username and password for the IDP"
+    ),
 }
 
 
@@ -99,6 +148,10 @@ def test_transcripts_are_whole(name: str) -> None:
     assert times[0] >= 0
     assert all(data for _, _, data in transcript.chunks)
     assert {console for _, console, _ in transcript.chunks} <= set(transcript.consoles)
+
+
+def test_each_has_a_verdict() -> None:
+    assert sorted(EXPECTED) == names()
 
 
 def test_there_are_few_bytes_of_them() -> None:

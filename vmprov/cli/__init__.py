@@ -24,7 +24,7 @@ COMMANDS = {
     "create": ("create", "Make virtual machines and wait until each is ready."),
     "delete": ("delete", "Remove machines or labs, with everything that was made for them."),
     "list": ("look", "List machines."),
-    "show": ("look", "Show one machine."),
+    "show": ("look", "Show a machine or a lab, or where its time went."),
     "logs": ("logs", "Show serial console logs."),
     "watch": ("watch", "Watch machines, or a serial port, until there is a verdict."),
     "console": ("console", "Attach to a machine's serial console."),
@@ -35,6 +35,8 @@ COMMANDS = {
     "host": ("host", "Start, stop and show hosts."),
     "image": ("image", "Build, import, show and delete images."),
     "flow": ("flow", "List, show and check flows: what consoles are expected to show."),
+    "stats": ("stats", "Show how long stages took in past runs."),
+    "report": ("report", "Put all that tells why a machine is as it is into one archive."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
 }
 

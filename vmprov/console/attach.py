@@ -196,6 +196,8 @@ class Attachment:
         self._unsent = b""
         self._used_up = False
         self._last = time.monotonic()
+        # Whether bytes went either way: then there may be more of them at once.
+        self._flowing = False
 
     def run(self, wake: int) -> Ending:
         """Copy until the end; ``wake`` becomes readable when a signal asks to stop."""
@@ -206,7 +208,8 @@ class Attachment:
                 selector.register(self._link.fileno(), selectors.EVENT_READ)
             while True:
                 self._register(selector)
-                ready = {key.fd for key, _ in selector.select(POLL)}
+                ready = {key.fd for key, _ in selector.select(0 if self._flowing else POLL)}
+                self._flowing = False
                 if wake in ready:
                     number = os.read(wake, 1)[0]
                     raise Interrupted(f"interrupted by {signal.Signals(number).name}")
@@ -232,6 +235,7 @@ class Attachment:
         if data == b"":
             return Ending.CLOSED
         if data:
+            self._flowing = True
             self._screen.put(data)
             if self._record:
                 self._record.seen(data)
@@ -270,6 +274,7 @@ class Attachment:
     def _send(self) -> bool:
         try:
             sent = self._link.send(self._unsent)
+            self._flowing = self._flowing or sent > 0
             if self._record:
                 self._record.typed(self._unsent[:sent])
             self._unsent = self._unsent[sent:]

@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Follower:
             if self._fd < 0:
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The keeper may be asking, for a moment, whether it is locked.
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
             os.pwrite(self._fd, _PLACE.pack(offset), 0)
         except OSError:
             return
@@ -71,7 +73,9 @@ def slowest_follower(log: Path) -> int | None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+            # An empty one belongs to a follower that is about to lock it.
+            if os.fstat(fd).st_size:
+                path.unlink(missing_ok=True)
         except BlockingIOError:
             said = os.pread(fd, _PLACE.size, 0)
             places.append(_PLACE.unpack(said)[0] if len(said) == _PLACE.size else 0)
@@ -90,19 +94,21 @@ class Capture:
     def read(self, start: int, end: int | None = None, *, block: int = 1 << 20) -> Iterator[tuple[int, bytes]]:
         """The bytes from ``start`` to ``end`` (default: the present end) as (offset, block); trimmed ones are left out."""
         self.times.refresh()
-        position = max(start, self.times.trimmed)
         try:
             file = self.log.open("rb", buffering=0)
         except FileNotFoundError:
             return
         with file:
-            stop = os.fstat(file.fileno()).st_size if end is None else end
+            size = os.fstat(file.fileno()).st_size
+            stop = size if end is None else end
+            # Of a capture that was made anew the keeper has yet to say that nothing is trimmed.
+            position = max(start, self.times.trimmed if self.times.trimmed <= size else 0)
             while position < stop:
                 data = os.pread(file.fileno(), min(block, stop - position), position)
                 if not data:
                     return
                 # The keeper says that it will trim before it does.
-                if self.times.refresh() and self.times.trimmed > position:
+                if self.times.refresh() and position < self.times.trimmed <= os.fstat(file.fileno()).st_size:
                     data = data[self.times.trimmed - position :]
                     position = self.times.trimmed
                 if data:
@@ -117,5 +123,6 @@ class Capture:
         try:
             written = self.log.stat().st_mtime
         except FileNotFoundError:
-            written = 0.0
-        return Moment(written, written, current=False)
+            return Moment(0.0, 0.0, current=False)
+        mono = time.monotonic() - (time.time() - written)
+        return Moment(written, mono, current=mono > 0)

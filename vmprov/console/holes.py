@@ -19,6 +19,17 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
+def data_start(path: Path) -> int:
+    """Where the data of a file begins, behind the hole that :func:`release_start` made; 0 for an empty file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:  # ENXIO: nothing but a hole, or nothing at all
+        return 0
+    finally:
+        os.close(fd)
+
+
 def release_start(path: Path, end: int) -> int:
     """Free the blocks of a file before ``end`` (rounded down to pages); returns where its data begins now.
 

@@ -112,17 +112,18 @@ class Times:
     def refresh(self) -> bool:
         """Read what is new; ``True`` if anything was. A file that was written anew is read anew."""
         try:
-            found = self.path.stat()
+            file = self.path.open("rb")
         except FileNotFoundError:
             self._forget()
             return False
-        identity = (found.st_dev, found.st_ino)
-        if identity != self._identity or found.st_size < self._read:
-            self._forget()
-            self._identity = identity
-        if found.st_size - self._read < _RECORD.size:
-            return False
-        with self.path.open("rb") as file:
+        with file:
+            found = os.fstat(file.fileno())
+            identity = (found.st_dev, found.st_ino)
+            if identity != self._identity or found.st_size < self._read:
+                self._forget()
+                self._identity = identity
+            if found.st_size - self._read < _RECORD.size:
+                return False
             file.seek(self._read)
             while block := file.read(_BLOCK):
                 whole = len(block) - len(block) % _RECORD.size
@@ -202,7 +203,7 @@ class TimesWriter:
         self._fd = -1
 
     def write(self, *records: bytes) -> bool:
-        """Append records; ``False`` if the disk is full (nothing, or not all, was written: offer them again)."""
+        """Append records; ``False`` if the disk is full (nothing was written: offer them again)."""
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._mend()
@@ -212,9 +213,20 @@ class TimesWriter:
         except OSError:
             return False
         if written < len(data):
-            self._mend()
+            # Of none of them, or those that had room would be there twice.
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             return False
         return True
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody removed or replaced the file that we append to."""
+        if self._fd < 0:
+            return False
+        try:
+            return not os.path.samestat(self._path.stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return True
 
     def _mend(self) -> None:
         """Cut off half a record, which a full disk left."""

@@ -19,12 +19,13 @@ from pathlib import Path
 from vmprov.console.boots import LONGEST_START, boot_starts
 from vmprov.console.bridge import Bridge, bridges_of
 from vmprov.console.capture import slowest_follower
-from vmprov.console.holes import release_start
+from vmprov.console.holes import data_start, release_start
 from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machine_run, thin, times_path
+from vmprov.errors import VmprovError
 from vmprov.paths import Home
 from vmprov.runner import Runner
 from vmprov.settings import Settings
-from vmprov.waiting import Deadline
+from vmprov.waiting import Deadline, wait_until
 
 # What runs a keeper in a process of its own.
 _PROGRAM = "vmprov.engine.guard"
@@ -64,7 +65,8 @@ class Kept:
         self._seen = self._times.seen
         self._boots = len(self._times.boots)
         self._trimmed = self._times.trimmed
-        self._overlap = b""
+        self._overlap: bytes | None = None
+        self._identity: tuple[int, int] | None = None
         self._full_since: tuple[int, float] | None = None
         self._trims = True
         self._began = False
@@ -75,15 +77,22 @@ class Kept:
         """Close its files."""
         self._writer.close()
 
+    @property
+    def deprived(self) -> bool:
+        """Whether somebody removed the times file."""
+        return self._writer.gone
+
     def look(self) -> bool:
-        """Note what was added since the last look; ``False`` if the capture became shorter: its times are of no use then."""
+        """Note what was added since the last look; ``False`` if the capture is another one: its times are of no use then."""
         try:
             found = self.log.stat()
         except FileNotFoundError:
             return True
         size = found.st_size
-        if size < self._seen:
+        identity = (found.st_dev, found.st_ino)
+        if size < self._seen or identity != (self._identity or identity):
             return False
+        self._identity = identity
         if size == self._seen and not self._unwritten:
             return True
         if not self._began:
@@ -103,6 +112,10 @@ class Kept:
         now = _now()
         if self._times.machine != machine_run():
             self._note(encode(Mark.MACHINE, machine_run(), now))
+        first = data_start(self.log)
+        if first > self._trimmed:  # an earlier keeper's doing, of which no record is left
+            self._trimmed = first
+            self._note(encode(Mark.TRIMMED, first, now))
         behind = now.wall - written
         if size > self._seen and behind > 1:
             earlier = Moment(written, now.mono - behind)
@@ -118,13 +131,16 @@ class Kept:
         records = []
         with self.log.open("rb", buffering=0) as file:
             position = max(self._seen, self._trimmed)
+            if self._overlap is None:  # what was seen by an earlier keeper may be the beginning of a start
+                known = max(position - (LONGEST_START - 1), 0)
+                self._overlap = os.pread(file.fileno(), position - known, known)
             while position < size:
                 data = os.pread(file.fileno(), min(_BLOCK, size - position), position)
                 if not data:
                     break
                 window = self._overlap + data
                 start = position - len(self._overlap)
-                found = [start + at for at in boot_starts(window)]
+                found = [start + at for at in boot_starts(window, known=len(self._overlap))]
                 for offset in found:
                     if offset > self._last_boot:
                         self._boots += 1
@@ -203,23 +219,30 @@ class Keeper:
                     idle_since = now
                 elif now - idle_since > _GRACE:
                     return
-                for kept in self._kept.values():
+                for kept in list(self._kept.values()):
                     kept.trim(self._limit)
                     kept.watch_disk()
+                    if kept.deprived:
+                        self._renew(kept)
                 if self._guard:
-                    self._guard()
+                    with suppress(VmprovError):  # what cannot be judged is kept all the same
+                        self._guard()
             self._look()
             busy = any(now - kept.grew < _IDLE_AFTER for kept in self._kept.values())
             for key, _ in self._selector.select(_INTERVAL if busy else _IDLE_INTERVAL):
                 key.data.serve()
 
     def _look(self) -> None:
-        for log, kept in self._kept.items():
+        for kept in list(self._kept.values()):
             with suppress(OSError):  # its VM is being removed
                 if not kept.look():
-                    kept.close()
-                    times_path(log).unlink(missing_ok=True)
-                    self._kept[log] = Kept(log)
+                    self._renew(kept)
+
+    def _renew(self, kept: Kept) -> None:
+        """Begin anew with a capture whose times are lost or of no use."""
+        kept.close()
+        times_path(kept.log).unlink(missing_ok=True)
+        self._kept[kept.log] = Kept(kept.log)
 
     def _find(self) -> None:
         """Take up new captures, let go of those that are gone."""
@@ -271,9 +294,7 @@ def serve(home: Home, make: Callable[[], Keeper]) -> None:
     lock = home.lock("keeper")
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(fd):
         os.close(fd)
         return
     # The child holds the lock too, so there is no moment without a keeper.
@@ -296,7 +317,21 @@ def _keep(home: Home, fd: int, make: Callable[[], Keeper]) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
         if not any(home.vms.glob("*")):
             return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(fd):
             return
+
+
+def _take(fd: int) -> bool:
+    """Whether the lock is ours now, or else a keeper's; those who ask whether there is one share it for a moment."""
+
+    def settled() -> str:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return "ours"
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            return ""
+        return "theirs"
+
+    return wait_until(settled, Deadline(_START_LIMIT), "free lock of the keeper", interval=0.01) == "ours"

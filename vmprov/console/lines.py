@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +15,7 @@ from typing import Any
 from vmprov.console.capture import Capture, Follower
 from vmprov.console.index import Moment
 from vmprov.console.tail import Tail
-from vmprov.console.text import LineReader
+from vmprov.console.text import LONGEST_LINE, LineReader
 from vmprov.errors import Interrupted, NotFound
 from vmprov.spec.quantities import format_size
 from vmprov.waiting import Cancel
@@ -56,30 +58,46 @@ class Line:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which lines of a capture: since a wall-clock time, of one boot, the last so many; ``None``: no limit."""
+    """Which lines of a capture: since a wall-clock time, of one boot, the last so many; ``None``: no limit.
+
+    ``offset``: of the bytes from there on.
+    """
 
     since: float | None = None
     boot: int | None = None
     tail: int | None = None
+    offset: int = 0
 
 
 def span(vm: str, capture: Capture, selection: Selection) -> tuple[int, int | None]:
     """Where a selection begins and ends in a capture; raises :class:`NotFound` if there was no such boot."""
     capture.times.refresh()
-    start, end = 0, None
+    start, end = selection.offset, None
     if selection.boot is not None:
         found = capture.times.boot_range(selection.boot)
         if found is None:
             boots = max(1, len(capture.times.boots))
             raise NotFound(f"{vm} has no boot {selection.boot}", hint=f"it has booted {boots} times, counted from 1")
-        start, end = found
+        start, end = max(start, found[0]), found[1]
     if selection.since is not None:
-        start = max(start, capture.times.offset_since(selection.since))
+        start = max(start, _start_of_line(capture.log, capture.times.offset_since(selection.since)))
     if selection.tail is not None and end is None:
         tail = Tail(capture.log)
         tail.from_end(selection.tail)
         start = max(start, tail.position)
     return start, end
+
+
+def _start_of_line(log: Path, offset: int) -> int:
+    """Where the line begins that ``offset`` is within; ``offset`` itself where no line is that long."""
+    start = max(0, offset - LONGEST_LINE)
+    try:
+        with log.open("rb", buffering=0) as file:
+            before = os.pread(file.fileno(), offset - start, start)
+    except FileNotFoundError:
+        return offset
+    found = before.rfind(b"\n")
+    return start + found + 1 if found >= 0 or start == 0 else offset
 
 
 def captured(vm: str, capture: Capture, selection: Selection) -> Iterator[Line]:
@@ -90,7 +108,7 @@ def captured(vm: str, capture: Capture, selection: Selection) -> Iterator[Line]:
     if selection.tail is None or end is None:
         yield from lines
     else:
-        yield from list(lines)[-selection.tail :]
+        yield from deque(lines, maxlen=selection.tail)
 
 
 def _all(reader: _Reader, capture: Capture, start: int, end: int | None) -> Iterator[Line]:
@@ -108,35 +126,43 @@ class _Reader:
         self._capture = capture
         self._reader = LineReader()
         self._live = live
+        self._begin = start
         self._line_start = start
         self._expected = start
+        # How many of the places with lost bytes have been passed.
         self._lost = 0
         self._shown = ""
 
     def feed(self, offset: int, data: bytes) -> Iterator[Line]:
         """The lines that bytes complete, which begin at ``offset`` of the capture."""
-        yield from self._gaps(offset, offset + len(data))
+        yield from self._gap(offset)
+        self._expected = offset + len(data)
         start = 0
         while start < len(data):
             end = data.find(b"\n", start) + 1 or len(data)
+            yield from self._losses(offset + end - 1)
             for text in self._reader.feed(data[start:end]):
                 yield from self._complete(text, offset + end)
             if data[end - 1 : end] == b"\n":
                 self._line_start = offset + end
             start = end
 
-    def _gaps(self, offset: int, end: int) -> Iterator[Line]:
-        """Say what is missing before and within these bytes."""
+    def _gap(self, offset: int) -> Iterator[Line]:
+        """Say what is missing before ``offset``; the line before it is not the line behind it."""
         if offset > self._expected:
+            yield from self.end()
+            self._reader, self._shown = LineReader(), ""
             dropped = format_size(offset - self._expected)
             yield self._note(f"{dropped} of older output were dropped to stay within the limit", self._expected)
             self._line_start = offset
-        self._expected = end
+
+    def _losses(self, end: int) -> Iterator[Line]:
+        """Say where up to ``end`` bytes were lost, or where that has become known since."""
         lost = self._capture.times.lost
         while self._lost < len(lost) and lost[self._lost].offset <= end:
             one = lost[self._lost]
             self._lost += 1
-            if one.offset >= offset:
+            if one.offset >= self._begin:
                 yield self._note(f"the disk was full for {one.seconds} s: output may be missing here", one.offset)
 
     def _note(self, text: str, offset: int) -> Line:
@@ -164,6 +190,7 @@ class _Reader:
         for text in self._reader.finish():
             yield from self._complete(text, self._expected)
         yield from self.unfinished()
+        yield from self._losses(self._expected)
 
     def _line(self, text: str, end: int, *, complete: bool, continues: bool = False) -> Line:
         boot = self._capture.times.boot(self._line_start)
@@ -188,7 +215,10 @@ class Followed:
         self._vm = vm
         self._last_byte = time.monotonic()
         self._identity: tuple[int, int] | None = None
+        self._gone = False
         self.more = False
+        # What was handed out and is to be told once nothing older can come from others.
+        self.waiting: deque[Line] = deque()
 
     def look(self) -> list[Line]:
         """What is new; at most one block, so that one talkative VM does not keep the others waiting."""
@@ -196,19 +226,20 @@ class Followed:
         try:
             found = self.log.stat()
         except FileNotFoundError:
+            self._gone = self._identity is not None
             return []
         identity = (found.st_dev, found.st_ino)
-        if found.st_size < self._position or (self._identity and identity != self._identity):
-            self._restart()
-        self._identity = identity
+        lines: list[Line] = []
+        if found.st_size < self._position or self._gone or identity != (self._identity or identity):
+            lines += self._restart()
+        self._identity, self._gone = identity, False
         now = time.monotonic()
         if found.st_size == self._position:
-            return list(self._reader.unfinished()) if now - self._last_byte >= _SILENCE else []
+            return lines + (list(self._reader.unfinished()) if now - self._last_byte >= _SILENCE else [])
         self._last_byte = now
         end = min(found.st_size, self._position + _BLOCK)
         if self._position < self._capture.times.trimmed:
             end = max(end, self._capture.times.trimmed + _BLOCK)
-        lines: list[Line] = []
         for offset, block in self._capture.read(self._position, min(end, found.st_size)):
             lines += self._reader.feed(offset, block)
         self._position = min(end, found.st_size)
@@ -216,13 +247,17 @@ class Followed:
         self._follower.tell(self._position)
         return lines
 
-    def _restart(self) -> None:
-        """Somebody made the file anew, or shorter: all of it is news."""
+    def _restart(self) -> list[Line]:
+        """Somebody made the file anew, or shorter: all of it is news. Returns what was left of the old one."""
+        left = list(self._reader.end())
         self._position = 0
         self._reader = _Reader(self._vm, self._capture, 0, live=True)
+        return left
 
     def rest(self) -> Iterator[Line]:
         """All that the file still holds, to the end."""
+        yield from self.waiting
+        self.waiting.clear()
         yield from self.look()
         while self.more:
             yield from self.look()
@@ -256,18 +291,37 @@ def follow(
                 looked = now
                 yield from _update(followed, sources(), selection if first else Selection())
                 first = False
-            lines = [line for one in followed.values() for line in one.look()]
-            yield from sorted(lines, key=lambda line: line.moment.order)
+            for one in followed.values():
+                if not one.waiting:
+                    one.waiting.extend(one.look())
+            yield from _ripe(list(followed.values()))
+            if any(one.more for one in followed.values()):
+                continue
             if stop:
-                for one in followed.values():
-                    yield from one.rest()
+                yield from _merged(line for one in followed.values() for line in one.rest())
                 return
-            if not any(one.more for one in followed.values()):
-                with suppress(Interrupted):
-                    cancel.sleep(interval)
+            with suppress(Interrupted):
+                cancel.sleep(interval)
     finally:
         for one in followed.values():
             one.close()
+
+
+def _merged(lines: Iterable[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: line.moment.order)
+
+
+def _ripe(followed: list[Followed]) -> list[Line]:
+    """Take what may be told: what is no younger than what has been read of those of whom more can be read at once."""
+    behind = [max((line.moment.order for line in one.waiting), default=None) for one in followed if one.more]
+    if None in behind:
+        return []
+    limit = min((order for order in behind if order is not None), default=None)
+    ripe = []
+    for one in followed:
+        while one.waiting and (limit is None or one.waiting[0].moment.order <= limit):
+            ripe.append(one.waiting.popleft())
+    return _merged(ripe)
 
 
 def _update(followed: dict[str, Followed], present: Mapping[str, Path], selection: Selection) -> Iterator[Line]:

@@ -49,8 +49,8 @@ class Hold:
         """Raise :class:`InUse` if somebody has taken over since."""
         try:
             mine = os.path.samestat(self._path.stat(), os.fstat(self._handle))
-        except FileNotFoundError:  # the machine is being deleted
-            return
+        except FileNotFoundError:  # whoever took over has left
+            mine = False
         if not mine:
             raise InUse(f"{self._what} was taken over by {_holder(self._path)}")
 

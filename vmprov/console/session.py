@@ -117,7 +117,9 @@ class _Drain(_Spawn):
         return [line for line in lines if line.strip()][-_LAST_LINES:]
 
     def close(self) -> None:
-        self._ended = True
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
         self._thread.join()
         self._link.close()
 

@@ -11,7 +11,7 @@ from vmprov.console.capture import Capture, Follower
 from vmprov.console.index import Moment
 
 # Seconds after which bytes that the keeper has not timed are timed by their reader: it may have died.
-_PATIENCE = 0.3
+PATIENCE = 0.3
 # Bytes of each UART taken at once.
 _MOST = 4 * 1024 * 1024
 
@@ -29,8 +29,12 @@ class Piece:
 class Transcript:
     """Follows captures; times are the keeper's, so that following live and reading again later give the same pieces."""
 
-    def __init__(self, logs: Mapping[int, Path], begin: Mapping[int, int]) -> None:
-        """``logs``: UART -> capture; ``begin``: UART -> the offset of the first byte wanted."""
+    def __init__(self, logs: Mapping[int, Path], begin: Mapping[int, int], *, patience: float = PATIENCE) -> None:
+        """``logs``: UART -> capture; ``begin``: UART -> the offset of the first byte wanted.
+
+        ``patience``: seconds for which bytes wait for the keeper to time them; then their reader does.
+        """
+        self._patience = patience
         self._captures = {console: Capture(log) for console, log in logs.items()}
         self._followers = {console: Follower(log) for console, log in logs.items()}
         self.positions = {console: begin.get(console, 0) for console in logs}
@@ -73,7 +77,7 @@ class Transcript:
     def _waited(self, console: int) -> bool:
         """Whether bytes have been waiting for the keeper for too long."""
         now = time.monotonic()
-        return now - self._untimed_since.setdefault(console, now) >= _PATIENCE
+        return now - self._untimed_since.setdefault(console, now) >= self._patience
 
     def close(self) -> None:
         """No longer hold back the keeper."""

@@ -16,7 +16,7 @@ from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machi
 from vmprov.console.links import Link, PortLink, open_link
 from vmprov.console.transcript import Piece
 from vmprov.engine.watch import INTERVAL, Beginning, Watch, keep_beginning
-from vmprov.errors import Failed, Interrupted
+from vmprov.errors import Failed, HostNotReady, Interrupted
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.locks import Turn
@@ -27,7 +27,8 @@ from vmprov.waiting import Cancel
 class PortWire:
     """One serial port: a thread reads it all the time into a capture."""
 
-    def __init__(self, link: PortLink, log: Path) -> None:
+    def __init__(self, url: str, link: PortLink, log: Path) -> None:
+        self._url = url
         self._link = link
         self._log = log
         self._times = TimesWriter(log)
@@ -35,6 +36,8 @@ class PortWire:
         self._lock = threading.Lock()
         self._closing = False
         self.gone = False
+        # Why it could not be captured any longer.
+        self.problem = ""
         self._fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.start = os.fstat(self._fd).st_size
         known = Times(log)
@@ -54,7 +57,13 @@ class PortWire:
                 self.gone = True
                 return
             moment = _now()
-            os.write(self._fd, data)
+            try:
+                rest = data
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            except OSError as problem:
+                self.problem = f"{self._log} cannot be written: {problem.strerror}"
+                return
             self._times.write(encode(Mark.SEEN, position + len(data), moment))
             with self._lock:
                 self._pieces.append(Piece(0, position, data, moment))
@@ -76,7 +85,14 @@ class PortWire:
 
     @contextmanager
     def _typing(self) -> Iterator[Link]:
-        yield self._link
+        try:
+            yield self._link
+        except OSError as problem:
+            raise self.lost() from problem
+
+    def lost(self) -> Failed:
+        """What to say when the port is no longer there."""
+        return Failed(f"the serial port {self._url} is gone", hint="see whether it is still plugged in")
 
     def close(self) -> None:
         """See :meth:`vmprov.engine.watch.Wire.close`."""
@@ -111,11 +127,11 @@ def watch_port(
 
     ``url``: a device file, or what pyserial takes: ``rfc2217://host:port``, ``socket://host:port``. ``limit`` in seconds.
     The capture goes on where an earlier one of the same port ended; only what arrives from now on is judged.
-    Raises as :func:`vmprov.console.session.open_port`, and :class:`Interrupted` when cancelled.
+    Raises as :func:`vmprov.console.session.open_port`; when cancelled, the verdict says so.
     """
     directory = home.device(device_name(url))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    wire = PortWire(open_link(url, baud), directory / "console-0.log")
+    wire = PortWire(url, open_link(url, baud), directory / "console-0.log")
     beginning = Beginning(wall=time.time(), offsets={"0": wire.start}, limit=limit, proof="flow")
     keep_beginning(directory, flow, beginning)
     flow = flow.model_copy(update={"consoles": (0,)})
@@ -124,20 +140,22 @@ def watch_port(
         entered=entered, cancel=cancel,
     )  # fmt: skip
     try:
-        verdict = _wait(watch, wire, url, cancel)
+        verdict = _wait(watch, wire, cancel)
         return verdict, watch.finish(verdict), directory / "console-0.log"
     finally:
         watch.close()
 
 
-def _wait(watch: Watch, wire: PortWire, url: str, cancel: Cancel) -> Verdict:
+def _wait(watch: Watch, wire: PortWire, cancel: Cancel) -> Verdict:
     try:
         while True:
             gone = wire.gone
             if verdict := watch.look():
                 return verdict
+            if wire.problem:
+                raise HostNotReady(wire.problem, hint="see that the disk is not full")
             if gone:
-                raise Failed(f"the serial port {url} is gone", hint="see whether it is still plugged in")
+                raise wire.lost()
             cancel.sleep(INTERVAL)
     except Interrupted:
         watch.cancel()

@@ -6,7 +6,7 @@ Whatever the proof, the consoles are watched: a known failure line ends the wait
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from vmprov import ssh
 from vmprov.engine.context import Context
-from vmprov.engine.watch import INTERVAL, Beginning, VMWire, Watch
+from vmprov.engine.watch import INTERVAL, LAG, Beginning, VMWire, Watch
 from vmprov.errors import Failed, Interrupted, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Expectation, Flow, Stage
 from vmprov.flows.load import load_flow
@@ -88,6 +88,7 @@ def judge(
         secrets=secrets,
         entered=lambda stage, at: ctx.stage(vm.name, stage, started=at),
         cancel=ctx.cancel,
+        lag=LAG if ctx.settings.keeper else 0.0,
     )
     try:
         return _Judge(ctx, vm, image, watch, beginning).run()
@@ -110,7 +111,7 @@ class _Judge:
         self._vm = vm
         self._watch = watch
         self._login = _Login(ctx, vm, image.user if image else "") if beginning.proof == "ssh" else None
-        self._state_check = Deadline(_STATE_INTERVAL)
+        self._state_check = Deadline(0)
 
     def run(self) -> Judged:
         try:
@@ -123,8 +124,9 @@ class _Judge:
         finally:
             if self._login:
                 self._login.stop()
-        if self._login and verdict.kind == "timeout":
-            verdict = replace(verdict, why=f"{self._login.awaited}; {verdict.why}")
+        if verdict.kind == "timeout":
+            awaited = f"{self._login.awaited}; " if self._login else ""
+            verdict = replace(verdict, why=f"{awaited}{verdict.why}; {_last_words(verdict.last_lines)}")
         address = self._login.address if self._login else self._known_address()
         return Judged(verdict, self._watch.finish(verdict), address)
 
@@ -153,12 +155,11 @@ class _Judge:
             return self._watch.verdict
         machine = self._watch.machine
         lines = tuple(machine.last_lines())
-        last = next((line for line in reversed(lines) if line.strip()), "")
         return Verdict(
             "timeout" if isinstance(problem, WaitTimeout) else "failed",
             stage=machine.stage,
             failure_class="" if isinstance(problem, WaitTimeout) else "stopped",
-            why=f"{problem}; its last serial line: {last!r}",
+            why=f"{problem}; {_last_words(lines)}",
             last_lines=lines,
             at=self._watch.seconds,
         )
@@ -171,6 +172,11 @@ class _Judge:
         except VmprovError:
             return ""
         return known[0] if known else ""
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return f"its last serial line: {last!r}"
 
 
 class _Login:

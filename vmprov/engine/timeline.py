@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,13 @@ def _read(path: Path, default: Any) -> Any:
 
 def verdict_of(vm: VMRecord) -> Verdict | None:
     """How the last run of a VM's flow ended; ``None`` while it has not."""
-    if not vm.judgement:
-        return None
-    written = json.loads(vm.judgement)
-    written["failure_class"] = written.pop("class")
-    return Verdict(**{**written, "last_lines": tuple(written["last_lines"])})
+    return verdict_from(json.loads(vm.judgement)) if vm.judgement else None
+
+
+def verdict_from(judgement: Mapping[str, Any]) -> Verdict:
+    """The verdict that :meth:`Verdict.to_json` made into an object."""
+    known = {field.name: judgement[field.name] for field in fields(Verdict) if field.name in judgement}
+    return Verdict(**{**known, "failure_class": judgement["class"], "last_lines": tuple(judgement["last_lines"])})
 
 
 def sentence(verdict: Verdict) -> str:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from vmprov.console.inputs import InputLog, read_inputs
 from vmprov.console.links import ConsoleLink, Link, open_uart
-from vmprov.console.transcript import Piece, Transcript
+from vmprov.console.transcript import PATIENCE, Piece, Transcript
 from vmprov.engine.context import Context
 from vmprov.errors import Failed, InUse, WaitTimeout
 from vmprov.flows.grammar import KEYS, Flow, Input
@@ -33,8 +33,8 @@ from vmprov.waiting import Cancel, Deadline, wait_until
 INTERVAL = 0.05
 # Seconds for which a flow waits for a person who is typing, and for a guest that does not read.
 _TYPING_LIMIT = 10.0
-# Seconds by which the keeper may be behind; time is not let pass before it can have timed what was sent.
-_LAG = 0.1
+# Seconds by which the keeper may be behind; time does not pass before it can have timed what was sent.
+LAG = 0.1
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class VMWire:
         self._ctx = ctx
         self._vm = vm
         begin = {int(port): size for port, size in offsets.items()}
-        self._transcript = Transcript({console: self.log(console) for console in consoles}, begin)
+        patience = PATIENCE if ctx.settings.keeper else 0.0
+        self._transcript = Transcript({console: self.log(console) for console in consoles}, begin, patience=patience)
 
     def take(self) -> list[Piece]:
         """See :meth:`Wire.take`."""
@@ -162,8 +163,12 @@ class Watch:
         secrets: Mapping[str, SecretStr],
         entered: Callable[[str, float], None],
         cancel: Cancel,
+        lag: float = 0.0,
     ) -> None:
-        """``turn``: the lock of whoever leads. ``entered``: told of each stage, and when (monotonic) it began."""
+        """``turn``: the lock of whoever leads. ``entered``: told of each stage, and when (monotonic) it began.
+
+        ``lag``: seconds by which whoever times the bytes may be behind.
+        """
         self.flow = flow
         self.started = beginning.wall - time.time() + time.monotonic()
         self.machine = Machine(flow, start=self.started, limit=beginning.limit)
@@ -174,6 +179,7 @@ class Watch:
         self._secrets = secrets
         self._entered = entered
         self._cancel = cancel
+        self._lag = lag
         self._sender = f"flow {flow.flow}"
         self._typed = -1
         # How much of each capture the machine has been given, by UART.
@@ -207,7 +213,7 @@ class Watch:
         for piece in self._wire.take():
             self._judged[str(piece.console)] = piece.offset + len(piece.data)
             self._act(self.machine.feed(piece.console, piece.offset, piece.data, piece.moment.running))
-        self._act(self.machine.tick(now - _LAG))
+        self._act(self.machine.tick(now - self._lag))
         self._keep_timeline(self.machine.timeline)
         return self.machine.verdict
 

@@ -205,18 +205,21 @@ class Machine:
     def _pass(self, at: float) -> None:
         """Let time pass: what is due until then happens at its time."""
         while self.verdict is None:
-            when, what = min(self._due(), key=lambda due: due[0], default=(float("inf"), "flow"))
-            if when > at:
+            due = min(self._due(), key=lambda one: one[0], default=None)
+            if due is None or due[0] > at:
                 break
+            when, what = due
             self._now = max(self._now, when)
             if what == "at rest":
                 self._judge_at_rest()
             elif what == "nudge":
-                self._nudged = self._now
+                # What nobody called in time for is not made up for.
+                self._nudged = at
                 nudge = self._flow.stages[self._place].nudge
                 self._send(self._flow.consoles[0], (Input(line=""),), f"{nudge:g} s without a byte")
-            elif what == "stage" and self._flow.stages[self._place].optional:
-                self._skip()
+            elif what == "stage" and self._flow.stages[self._place].optional and self._place + 1 < len(self._places):
+                self._leave("skipped")
+                self._enter(self._place + 1)
             else:
                 self._time_out(what)
         if self.verdict is None:
@@ -347,18 +350,6 @@ class Machine:
 
     def _leave(self, outcome: str) -> None:
         self._stays[-1] = replace(self._stays[-1], end=self._now - self._start, outcome=outcome)
-
-    def _skip(self) -> None:
-        """The limit of an optional stage is up."""
-        if self._place + 1 < len(self._flow.stages):
-            self._leave("skipped")
-            self._enter(self._place + 1)
-        elif any(stay.outcome == "passed" for stay in self._stays):
-            self._leave("skipped")
-            why = f"all stages were passed but the optional last one, {self.stage}, whose limit is up"
-            self._decide(Verdict("success", self.stage, why=why))
-        else:
-            self._time_out("stage")
 
     def _send(self, console: int, inputs: tuple[Input, ...], why: str) -> None:
         if inputs:

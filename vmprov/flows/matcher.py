@@ -32,11 +32,11 @@ import re2
 
 from vmprov.console.boots import FIRMWARE_START
 from vmprov.flows.grammar import Pattern
-from vmprov.flows.normal import INTRUDER, begun_intruder, clean, intruders, unfinished
+from vmprov.flows.normal import INTRUDER, begun_intruder, clean, intruders, unfinished, without_noise
 
 LONGEST_SEGMENT = 64 * 1024
 _OVERLAP = 4 * 1024
-_BLOCK = 32 * 1024
+_BLOCK = 8 * 1024
 _PART = 1024
 # Bytes of a torn line that are kept to be put together.
 _LONGEST_OPEN = 4 * 1024
@@ -72,6 +72,10 @@ def _line_end(data: bytes, begin: int = 0, end: int | None = None) -> int:
     """Behind the first CR or LF between two places; 0 where there is none."""
     feed = data.find(b"\n", begin, end)
     return data.find(b"\r", begin, end if feed < 0 else feed) + 1 or feed + 1
+
+
+def _shows_start(data: bytes) -> bool:
+    return _compiled(FIRMWARE_START, latin1=True).search(data) is not None
 
 
 def _only_intruders(raw: bytes) -> bool:
@@ -145,10 +149,10 @@ class Watch:
         self._lines = [rule for rule in ordered if rule.pattern.prompt is None]
         sources = [rule.source() for rule in self._lines]
         self._any = _compiled(b"|".join(sources)) if sources else None
-        self._any_or_torn = _compiled(b"|".join([*sources, _TORN]))
+        self._any_or_torn = _compiled(b"|".join([*sources, _TORN, FIRMWARE_START]))
 
     def suspects(self, block: bytes) -> bool:
-        """Whether a clean block may hold anything that is looked for, or a torn line."""
+        """Whether a clean block may hold anything that is looked for, a torn line, or the name of firmware."""
         return self._any_or_torn.search(block) is not None
 
     def find(self, lines: Sequence[Line], *, at_rest: bool = False) -> tuple[Rule, Line] | None:
@@ -314,7 +318,7 @@ class Console:
     def _pass_over(self, raw: bytes, watch: Watch) -> bool:
         """Whether there is nothing in a block of segments that one would have to look at."""
         text = clean(raw)
-        if watch.suspects(text) or _compiled(FIRMWARE_START, latin1=True).search(raw):
+        if watch.suspects(text) or (b"\x1b" in raw and _shows_start(without_noise(raw))):
             return False
         if self._open.text and not _only_intruders(raw):
             return False
@@ -330,27 +334,34 @@ class Console:
 
     def _by_line(self, raw: bytes, offset: int, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
         for segment in _SEGMENT.finditer(raw):
+            returned = segment[2] == b"\r"
             text = clean(segment[1])
-            start = offset + segment.start()
-            lines = text.split(b"\n")
-            if _compiled(FIRMWARE_START, latin1=True).search(segment[1]):
-                if not self._starting:
-                    yield FirmwareStart(Line(next((line for line in lines if line.strip()), b""), start), self.number)
-                self._starting = True
-            elif text.strip(b"\n"):
-                self._starting = False
-            if not text:
-                # A line feed after a carriage return ends the same line; otherwise the line before this was empty.
-                if segment[2] == b"\r" or self._returned:
-                    self._returned = self._returned and segment[2] == b"\r"
-                    continue
-            else:
+            if text:
                 self.seen(text + b"\n")
-            self._returned = bool(text) and segment[2] == b"\r"
-            for line in lines:
-                found = watch().find(self._complete(line, start))
-                if found:
-                    yield Hit(*found, self.number)
+                self._returned = returned
+                yield from self._segment(Line(segment[1], offset + segment.start()), text, watch)
+            # A line feed after a carriage return ends the same line; otherwise the line before this was empty.
+            elif not returned and not self._returned:
+                yield from self._segment(Line(b"", offset + segment.start()), b"", watch)
+            elif not returned:
+                self._returned = False
+
+    def _segment(self, raw: Line, text: bytes, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
+        lines = text.split(b"\n")
+        starts = _shows_start(without_noise(raw.text)) and not any(map(_shows_start, lines))
+        if starts and not self._starting:
+            yield FirmwareStart(Line(next((line for line in lines if line.strip()), b""), raw.offset), self.number)
+        for one in lines:
+            candidates = self._complete(one, raw.offset)
+            shown = next((line for line in candidates if not line.seams and _shows_start(line.text)), None)
+            if shown and not starts and not self._starting:
+                yield FirmwareStart(shown, self.number)
+            starts = starts or shown is not None
+            found = watch().find(candidates)
+            if found:
+                yield Hit(*found, self.number)
+        if starts or text.strip(b"\n"):
+            self._starting = starts
 
     def _complete(self, text: bytes, offset: int) -> list[Line]:
         """The lines to match when ``text`` was the rest of a line; what it tore apart, or left torn, stays open."""
@@ -392,11 +403,11 @@ class Console:
         line = joined.text[:cut]
         first, second = _View(), _View()
         if line.strip() or above:
-            if line.strip():
-                lines.append(Line(line, joined.offset(0)))
-                if opened.text and cut == len(joined.text):
-                    lines.append(Line(text, start))
-            first = _View((joined.offset(0), *(line.text for line in lines)), tuple(lines))
+            lines.append(Line(line, joined.offset(0)))
+            key = (joined.offset(0), *(line.text for line in lines))
+            if opened.text and cut == len(joined.text):
+                lines.append(Line(text, start))
+            first = _View(key, tuple(lines))
         if cut < len(joined.text):
             if not self._tail:
                 # The intruder is one that was itself torn, and its rest has not begun.

@@ -12,6 +12,8 @@ from vmprov.flows.grammar import Pattern
 _ALIKE = 0.75
 # Of shorter texts, too much is alike.
 _SHORTEST = 4
+# Shorter parts than this are found anywhere.
+_PART = 3
 # Looking at more, or at longer ones, takes longer than a moment.
 _LINES = 200
 _WIDTH = 400
@@ -53,14 +55,16 @@ def _plain(pattern: Pattern) -> str:
 
 
 def _likeness(text: str, line: str) -> float:
-    """How much of ``text`` the most similar part of ``line`` has, from 0 to 1."""
+    """From 0 to 1: how much of ``text`` is in ``line``, or how like it the part of it is that is most like it."""
     line = " ".join(line[:_WIDTH].lower().split())
     if text in line:
         return 1.0
     matcher = SequenceMatcher(None, line, text, autojunk=False)
     if matcher.real_quick_ratio() == 0:
         return 0.0
-    best = matcher.find_longest_match()
+    blocks = matcher.get_matching_blocks()
+    covered = sum(block.size for block in blocks if block.size >= _PART) / len(text)
+    best = max(blocks, key=lambda block: block.size)
     start = max(0, best.a - best.b)
     matcher.set_seq1(line[start : start + len(text) + 2])
-    return min(0.99, matcher.ratio())
+    return min(0.99, max(covered, matcher.ratio()))

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import re
 
-# Which bytes a terminal takes no notice of, even amid a sequence. BEL stays for now, since it ends control strings.
-_IGNORED = bytes(code for code in (*range(0x20), 0x7F) if code not in b"\a\b\t\n\r\x1b")
+# Which bytes a terminal takes no notice of, even amid a sequence, and those that are never a part of UTF-8. BEL stays
+# for now, since it ends control strings.
+_IGNORED = bytes(
+    code for code in (*range(0x20), 0x7F, 0xC0, 0xC1, *range(0xF5, 0x100)) if code not in b"\a\b\t\n\r\x1b"
+)
 _RETURN_TO_LINE_FEED = bytes.maketrans(b"\r", b"\n")
 
 # Excursions: the cursor is saved, terminals are asked for their size from the far corner, the cursor is restored.
@@ -76,6 +79,11 @@ def clean(raw: bytes) -> bytes:
     if b"\b" in text:
         text = _ERASING_LINE.sub(lambda line: _erase(line[0]), text)
     return text
+
+
+def without_noise(raw: bytes) -> bytes:
+    """``raw`` with its escape sequences, but without the bytes of which a terminal takes no notice."""
+    return raw.translate(None, _IGNORED)
 
 
 def unfinished(raw: bytes) -> int:

@@ -63,7 +63,7 @@ class Network:
 class Lease:
     """An address that a network's DHCP handed out.
 
-    ``mac`` in lower case; ``hostname`` is what the guest calls itself, or empty; ``expires`` in seconds since the epoch.
+    ``mac`` in lower case; ``hostname``: what the guest calls itself, or empty; ``expires`` in seconds since the epoch.
     """
 
     mac: str

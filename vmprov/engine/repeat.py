@@ -1,0 +1,83 @@
+"""The command that makes a VM like one that is recorded."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from vmprov import addressing
+from vmprov.errors import SpecError
+from vmprov.flows.grammar import Flow
+from vmprov.flows.load import flow_names, load_flow
+from vmprov.store import VMRecord
+
+_UNITS = (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1))
+
+
+def create_command(vm: VMRecord, directory: Path, installation: str) -> str:
+    """A line of shell: ``vmprov create`` with what the record and the files in ``directory`` say of the VM.
+
+    A flow of somebody's own is named as ``./flow.json``, the file of that name in ``directory``.
+    """
+    options = {
+        "--name": vm.name,
+        "--lab": vm.lab,
+        "--image": vm.image,
+        "--driver": vm.driver,
+        "--host": vm.host,
+        "--network": _network(vm, installation),
+        "--cpus": str(vm.cpus),
+        "--memory": exact_size(vm.memory),
+        "--disk": exact_size(vm.disk),
+        "--consoles": str(vm.consoles),
+    }
+    generated = addressing.serial_number(installation, 0).removesuffix("000000")
+    if vm.serial_number and not vm.serial_number.startswith(generated):
+        options["--serial-numbers"] = vm.serial_number
+    watched = _read(directory / "watch.json")
+    if isinstance(limit := watched.get("limit"), int | float):
+        options["--timeout"] = f"{limit:.3f}".rstrip("0").rstrip(".") + "s"
+    if flow := _flow(vm, directory, watched):
+        options["--flow"] = flow
+    return shlex.join(["vmprov", "create", *(word for option in options.items() for word in option)])
+
+
+def exact_size(size: int) -> str:
+    """A number of bytes in the largest unit that leaves no rest.
+
+    >>> exact_size(2 * 1024**3), exact_size(1536 * 1024**2), exact_size(1025)
+    ('2GiB', '1536MiB', '1025B')
+    """
+    for unit, power in _UNITS:
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{unit}"
+    return f"{size}B"
+
+
+def _network(vm: VMRecord, installation: str) -> str:
+    """The mode from which the network's name comes, or else the name of a network that is not ours."""
+    owners = {vm.name: "per-vm", f"shared.{vm.lab}": "shared", f"isolated.{vm.lab}": "isolated"}
+    names = {addressing.network_name(installation, owner): mode for owner, mode in owners.items()}
+    return names.get(vm.network, vm.network)
+
+
+def _flow(vm: VMRecord, directory: Path, watched: dict[str, object]) -> str:
+    """What to give as ``--flow``; nothing where the image's own way to be ready was enough."""
+    if watched.get("proof") != "flow" or (vm.flow == "login" and vm.login == "console"):
+        return ""
+    try:
+        used = Flow.model_validate_json((directory / "flow.json").read_text())
+        if vm.flow in flow_names() and load_flow(vm.flow) == used:
+            return vm.flow
+    except (OSError, ValueError, SpecError):
+        return vm.flow
+    return "./flow.json"
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
