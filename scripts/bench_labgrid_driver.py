@@ -1,6 +1,6 @@
 """One machine in the hands of labgrid; runs in labgrid's own virtual environment, and imports nothing of ours.
 
-``bench_labgrid_driver.py CONFIG``: JSON with ``tools``, ``images``, ``driver`` (of QEMUDriver) and ``log`` (a directory).
+``bench_labgrid_driver.py CONFIG``: JSON with ``tools``, ``images``, ``driver`` (of QEMUDriver), ``log`` (a directory).
 Then one JSON document per line: on stdin ``["expect", TEXT, SECONDS]`` or ``["quit"]``, on stdout what came of it.
 """
 

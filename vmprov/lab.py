@@ -32,7 +32,17 @@ from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
 from vmprov.settings import Settings
 from vmprov.store import Store, VMRecord
-from vmprov.views import CreateResult, DeleteResult, Failure, HostView, PortVerdict, StageStatistics, Timeline, VMView
+from vmprov.views import (
+    CreateResult,
+    DeleteResult,
+    Failure,
+    HostView,
+    PortVerdict,
+    StageStatistics,
+    Timeline,
+    Usual,
+    VMView,
+)
 from vmprov.waiting import Cancel, Deadline
 
 if TYPE_CHECKING:
@@ -296,6 +306,20 @@ class Vmprov:
         from vmprov.engine.statistics import stage_statistics
 
         return stage_statistics(self.store.runs(image=image, flow=flow))
+
+    def usual_stages(self, vm_name: str) -> dict[str, Usual]:
+        """What earlier runs of a VM's image and flow took for each stage, and the limits of the stages."""
+        now = self.timeline(vm_name)
+        image = self.store.vm(vm_name).image
+        past = {row.stage: row for row in self.stats(image, now.flow) if row.stage}
+        return {
+            stage: Usual(
+                median=past[stage].median if stage in past else None,
+                p95=past[stage].p95 if stage in past else None,
+                limit=now.limits.get(stage),
+            )
+            for stage in {*past, *now.limits}
+        }
 
     def report(
         self,

@@ -119,7 +119,7 @@ class Home:
         return self.run / "console"
 
     def console_port(self, vm_id: int, port: int) -> Path:
-        """How the names of the FIFO, socket and lock of a UART begin; a number, as names can be too long for sockets."""
+        """How the names of the FIFO, socket and lock of a UART begin: a number, as names can be too long."""
         return self.consoles / f"{vm_id}-{port}"
 
 

@@ -28,7 +28,8 @@ class Settings:
     ``subnets`` -- VMPROV_SUBNETS, the IPv4 range from which networks are cut (default 10.87.0.0/16).
     ``pool`` -- VMPROV_POOL, the libvirt storage pool for disks (default ``default``).
     ``console_limit`` -- VMPROV_CONSOLE_LIMIT, how much of each serial port's output is kept, in bytes (default 64 MiB).
-    ``keeper`` -- VMPROV_KEEPER, whether a background process looks after the consoles (``on``, the default, or ``off``).
+    ``keeper`` -- VMPROV_KEEPER, whether a background process looks after the consoles (``on``, the default, or
+    ``off``).
     """
 
     home: Path

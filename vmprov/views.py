@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -13,8 +13,8 @@ class VMView:
 
     ``state``: creating, running, stopped, paused, crashed, missing (its domain is gone), failed (kept on failure),
     deleting, broken (could not be removed fully), removed, or unknown (its host does not answer).
-    ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full - its
-    class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
+    ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
+    its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
     """
 
@@ -144,8 +144,8 @@ class StageStay:
     """One stay of a VM in a stage of its flow.
 
     ``start`` and ``end`` in seconds since power-on, ``seconds`` between them; while it lasts, ``end`` is ``None`` and
-    ``seconds`` runs up to now. ``outcome``: passed, skipped, recovered, failed, timeout, cancelled, or "" while it lasts.
-    ``boot`` counts the firmware starts from 1. ``limit``: how many seconds the flow allows, or ``None``.
+    ``seconds`` runs up to now. ``outcome``: passed, skipped, recovered, failed, timeout, cancelled, or "" while it
+    lasts. ``boot`` counts the firmware starts from 1. ``limit``: how many seconds the flow allows, or ``None``.
     """
 
     stage: str
@@ -164,6 +164,7 @@ class Timeline:
     ``verdict`` names the class or the stage, too: ``success``, ``failed(kernel-panic)``, ``timeout(login)``,
     ``cancelled``, or "" while there is none. ``judgement``: as in :class:`VMView`. ``seconds``: from power-on to the
     verdict, or up to now. ``stages`` in the order in which they were entered; none where no console was watched.
+    ``limits``: of all stages of the flow that have one, in seconds.
     """
 
     vm: str
@@ -173,6 +174,7 @@ class Timeline:
     seconds: float
     stages: tuple[StageStay, ...] = ()
     judgement: Mapping[str, Any] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""

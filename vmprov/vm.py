@@ -79,7 +79,7 @@ class VMConsole:
             return 0
 
     def lines(self, *, since: float | None = None, boot: int | None = None, tail: int | None = None) -> list[Line]:
-        """What it sent, cleaned: since a time (seconds since the epoch), in one boot (from 1), the last so many lines."""
+        """What it sent, cleaned: since a time (seconds since the epoch), in one boot, the last so many lines."""
         return list(captured(self._name, Capture(self.log), Selection(since=since, boot=boot, tail=tail)))
 
     def follow(self, *, tail: int | None = 0, cancel: Cancel | None = None) -> Iterator[Line]:
@@ -103,9 +103,8 @@ class VMConsole:
                 if expression.search(whole):
                     return line
         said = " | ".join(text for text in last_lines(self.log, _TOLD_LINES) if text.strip())
-        raise WaitTimeout(
-            f"{self._name}: no line that matches {expression.pattern!r} within {deadline.seconds:g} s; last seen: {said}"
-        )
+        what = f"{self._name}: no line that matches {expression.pattern!r} within {deadline.seconds:g} s"
+        raise WaitTimeout(f"{what}; last seen: {said}")
 
     def _arriving(self, followed: Followed, deadline: Deadline) -> Iterator[Line]:
         """The lines of the guest until the deadline; at the deadline, what is unfinished counts at once."""
@@ -123,7 +122,8 @@ class VMConsole:
     def session(self) -> Console:
         """The console to type on, opened at first use and ours until :meth:`close`.
 
-        Raises :class:`vmprov.errors.Failed` if the machine does not run, :class:`vmprov.errors.InUse` if somebody else types.
+        Raises :class:`vmprov.errors.Failed` if the machine does not run, :class:`vmprov.errors.InUse` if somebody
+        else types.
         """
         from vmprov.console.session import open_console
 

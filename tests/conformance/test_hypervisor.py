@@ -403,9 +403,7 @@ def test_the_definition_of_a_network_can_be_read_back(hypervisor: Hypervisor, ow
 
 
 @pytest.mark.parametrize("question", ["network_xml", "network_leases"])
-def test_asking_for_a_network_that_does_not_exist_is_refused(
-    hypervisor: Hypervisor, own: Names, question: str
-) -> None:
+def test_asking_for_a_network_that_does_not_exist_is_refused(hypervisor: Hypervisor, own: Names, question: str) -> None:
     with pytest.raises(LibvirtFailed, match=own("net")):
         getattr(hypervisor, question)(own("net"))
 

@@ -102,7 +102,11 @@ def test_what_is_imported_is_what_was_installed(installed: Installed, request: p
 
 
 def test_templates_are_found(installed: Installed) -> None:
-    names = [f"{path.parent.name}/{path.name}" for place in ("vagrantfiles", "network-xml") for path in files(place)]
+    names = [
+        f"{path.parent.name}/{path.name}"
+        for place in ("vagrantfiles", "network-xml", "charts")
+        for path in files(place)
+    ]
     program = f"from vmprov.render import template_file\nfor name in {names}: print(template_file(name).is_file())"
 
     assert len(names) > 3

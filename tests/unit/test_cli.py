@@ -188,7 +188,7 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         (("create", "--driver", "fake"), "no image called 'debian-12'; run: vmprov image build debian-12"),
         ((*CREATE, "--colour"), "No such option"),
         (("destroy",), "No such command 'destroy'"),
-        (("show",), "Missing argument 'VM'"),
+        (("show",), "Missing argument 'VM|LAB'"),
         (("show", "nope"), "no VM called 'nope'"),
         (("delete",), "nothing to delete was named"),
         (("start", "nope"), "no VM or lab called 'nope'"),

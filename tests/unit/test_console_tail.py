@@ -254,7 +254,8 @@ def test_a_login_prompt_of_an_earlier_boot_does_not_count(tmp_path: Path) -> Non
 def test_the_beginning_of_a_file_can_be_given_back_and_offsets_stay(tmp_path: Path) -> None:
     log = tmp_path / "console-0.log"
     log.write_bytes(b"a" * 65536 + b"b" * 65536)
-    os.sync()
+    with log.open("rb") as file:
+        os.fsync(file.fileno())
     before = log.stat().st_blocks
 
     end = release_start(log, 65536 + 100)

@@ -23,7 +23,16 @@ from vmprov import errors
 from vmprov.cli import app
 from vmprov.doctor import Finding
 from vmprov.images import Image
-from vmprov.views import CreateResult, DeleteResult, Failure, HostView, VMView
+from vmprov.views import (
+    CreateResult,
+    DeleteResult,
+    Failure,
+    HostView,
+    StageStatistics,
+    StageStay,
+    Timeline,
+    VMView,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -255,6 +264,8 @@ SHAPES = {
     "HostView": HostView("", "", up=True, vms=0).to_json(),
     "Image": EXAMPLE_IMAGE.to_json(),
     "Finding": Finding("", "", "").to_json(),
+    "Timeline": Timeline("", "", "", "", 0.0, (StageStay("", 0.0, None, 0.0, ""),)).to_json(),
+    "StageStatistics": StageStatistics("", "", "", 0, None, None, {}).to_json(),
 }
 
 
@@ -264,8 +275,8 @@ def test_json_is_shown_as_it_is(name: str) -> None:
     shown = json.loads(block.text)
 
     assert list(shown) == list(SHAPES[name])
-    if name == "DeleteResult":
-        assert list(shown["failed"][0]) == list(SHAPES[name]["failed"][0])
+    for field in {"failed", "stages"} & set(shown):
+        assert list(shown[field][0]) == list(SHAPES[name][field][0])
 
 
 def exit_codes() -> set[int]:

@@ -76,7 +76,7 @@ EXPECTED = {
     "poweroff": Expected("login", "timeout(login)", "login", ""),
     "reboot": Expected("login", "timeout(login)", "login", ""),
     "emergency-mode": Expected("login", "failed(emergency-mode)", "login", "You are in emergency mode"),
-    "fsck-stop": Expected("login", "failed(emergency-mode)", "login", "You are in emergency mode"),
+    "fsck-stop": Expected("login", "failed(fsck-stop)", "login", "File System Check on /dev/vdb"),
     "debian-installer": Expected("debian-installer", "failed(installer-question)", "kernel", "Choose the language"),
     "reboot-loop": Expected("login", "failed(reboot-loop)", "kernel", "SeaBIOS (version"),
     "torn-prompt": Expected("login", "success", "login", "debian login:"),

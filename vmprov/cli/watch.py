@@ -48,7 +48,7 @@ def watch_command(
 
     If the process that made them was killed, this goes on in its place. Exit codes: 0 all succeeded, 1 some did not.
     """
-    session.cancel_on_signals()
+    session.cancel_on_signals(quietly=True)
     if url:
         if targets or following:
             raise SpecError("--port watches one serial port", hint="name no machine, and leave -f out")

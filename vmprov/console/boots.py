@@ -34,5 +34,5 @@ _START = re.compile(FIRMWARE_START)
 
 
 def boot_starts(data: bytes, *, known: int = 0) -> list[int]:
-    """The offsets in ``data`` at which firmware starts; not those of starts that the first ``known`` bytes show already."""
+    """The offsets in ``data`` at which firmware starts, but for starts that the first ``known`` bytes show already."""
     return [match.start() for match in _START.finditer(data) if match.end() > known]

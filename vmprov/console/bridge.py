@@ -1,8 +1,9 @@
 """Typing and draining on hosts whose QEMU serves each console as a socket.
 
-There, QEMU runs as a user who cannot open our files, so that libvirt has to hand it a listening socket. The keeper is that
-socket's one client: it throws away what it receives (the capture has it), and forwards what is written into the FIFO.
-So that on these hosts, too, a console is a capture to read and a FIFO to write, and nobody can stall the guest.
+There, QEMU runs as a user who cannot open our files, so that libvirt has to hand it a listening socket. The keeper
+is that socket's one client: it throws away what it receives (the capture has it), and forwards what is written into
+the FIFO. So that on these hosts, too, a console is a capture to read and a FIFO to write, and nobody can stall the
+guest.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Capture:
         self.times = Times(log)
 
     def read(self, start: int, end: int | None = None, *, block: int = 1 << 20) -> Iterator[tuple[int, bytes]]:
-        """The bytes from ``start`` to ``end`` (default: the present end) as (offset, block); trimmed ones are left out."""
+        """The bytes from ``start`` to ``end`` (default: the present end) as (offset, block), without trimmed ones."""
         self.times.refresh()
         try:
             file = self.log.open("rb", buffering=0)

@@ -1,4 +1,4 @@
-"""Give disk space back without moving a byte: the beginning of a file becomes a hole, and offsets stay what they are."""
+"""Give disk space back without moving a byte: the beginning of a file becomes a hole; offsets stay what they are."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """When what was seen: the times file beside each capture, and who may read and write it.
 
-A capture is a file that only grows: ``console-0.log`` holds the UART's bytes at the offsets at which they were sent, for the
-whole life of the VM. Its times file ``console-0.times`` is a sequence of fixed records, appended by the keeper:
+A capture is a file that only grows: ``console-0.log`` holds the UART's bytes at the offsets at which they were sent,
+for the whole life of the VM. Its times file ``console-0.times`` is a sequence of fixed records, appended by the keeper:
 
-* SEEN: at this time, the capture was ``offset`` bytes long. A line's time is that of the first such record at or behind its end.
+* SEEN: at this time, the capture was ``offset`` bytes long. A line's time is that of the first such record at or
+  behind its end.
 * BOOT: firmware started at ``offset``; ``number`` counts the boots from 1.
 * TRIMMED: the bytes before ``offset`` are gone, to stay within the size limit. Offsets stay what they were.
 * LOST: bytes may be missing at ``offset``: the disk was full for ``number`` seconds.
-* MACHINE: from here on, times are those of another run of this machine, named by ``offset``; the monotonic clock began anew.
+* MACHINE: from here on, times are those of another run of this machine, named by ``offset``; the monotonic clock
+  began anew.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-# kind, padding, number, offset, wall-clock time, monotonic time: 32 bytes, written at once, so that no reader sees a half.
+# kind, padding, number, offset, wall-clock time, monotonic time: 32 bytes, written at once, so that no reader sees a
+# half.
 _RECORD = struct.Struct("<BxxxIQdd")
 _BLOCK = _RECORD.size * 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -242,7 +245,7 @@ class TimesWriter:
 
 
 def thin(log: Path) -> None:
-    """Halve the resolution of the older half of a times file: every other time in it is forgotten, but no other record."""
+    """Halve the resolution of the older half of a times file: forget every other time in it, but no other record."""
     path = times_path(log)
     data = path.read_bytes()
     records = [data[at : at + _RECORD.size] for at in range(0, len(data), _RECORD.size)]

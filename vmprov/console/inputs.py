@@ -1,9 +1,9 @@
 """What was typed on a console and by whom, without passwords.
 
-``console-0.input`` beside a capture holds a JSON object a line: ``wall`` (seconds since the epoch), ``offset`` (how long the
-capture was), ``by``, and one of ``text`` (typed, or what the guest echoed of it), ``secret`` (a secret's name), ``hidden`` (true:
-something that the guest did not show). What a person types is never written down, only what the guest showed
-of it on the line of its prompt: a password that is not echoed cannot get here.
+``console-0.input`` beside a capture holds a JSON object a line: ``wall`` (seconds since the epoch), ``offset`` (how
+long the capture was), ``by``, and one of ``text`` (typed, or what the guest echoed of it), ``secret`` (a secret's
+name), ``hidden`` (true: something that the guest did not show). What a person types is never written down, only what
+the guest showed of it on the line of its prompt: a password that is not echoed cannot get here.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Kept:
         return self._writer.gone
 
     def look(self) -> bool:
-        """Note what was added since the last look; ``False`` if the capture is another one: its times are of no use then."""
+        """Note what was added since the last look; ``False`` if the capture is another one, so that its times are void."""
         try:
             found = self.log.stat()
         except FileNotFoundError:
@@ -107,7 +107,7 @@ class Kept:
         return True
 
     def _begin(self, size: int, written: float) -> None:
-        """Say to which run of the machine the times belong; what nobody saw was there when the file was last written."""
+        """Say to which run of the machine the times belong; what nobody saw came when the file was last written."""
         self._began = True
         now = _now()
         if self._times.machine != machine_run():

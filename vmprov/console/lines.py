@@ -32,7 +32,8 @@ _INTERVAL = 0.02
 class Line:
     """A line of a VM's console.
 
-    ``offset`` -- where it begins in the capture. ``moment`` -- when its last byte was seen. ``boot`` -- the boot's number.
+    ``offset`` -- where it begins in the capture. ``moment`` -- when its last byte was seen. ``boot`` -- the boot's
+    number.
     ``complete`` -- its end has arrived; otherwise it is a prompt, or the like, that stood still.
     ``continues`` -- its beginning was handed out before as incomplete, and ``text`` is only what came after that.
     ``note`` -- it is no line of the guest's, but says what is missing from the capture here.

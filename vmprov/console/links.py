@@ -235,7 +235,8 @@ def ready(fd: int, event: int, timeout: float) -> bool:
 
 
 def open_uart(base: Path, log: Path, name: str, *, steal: bool = False) -> ConsoleLink:
-    """The UART of the VM ``name`` whose files begin with ``base``, for us alone to type; reading begins at its present end.
+    """The UART of the VM ``name`` whose files begin with ``base``, for us alone to type; reading begins at its
+    present end.
 
     Raises :class:`Failed` if the VM does not run, :class:`InUse` if somebody else types and ``steal`` is not set.
     """

@@ -1,8 +1,8 @@
 """What a UART is outside the guest: a capture that everybody may read, and a FIFO into which one at a time may type.
 
-On a host of ours, QEMU itself reads the FIFO (its *pipe* character device, which takes output to ``.out``: that leads to
-``/dev/null``, since QEMU's own log file, the capture, has every byte). So no reader is ever connected to the guest, and none
-can hold it up. FIFO and ``.out`` outlive power cycles.
+On a host of ours, QEMU itself reads the FIFO (its *pipe* character device, which takes output to ``.out``: that
+leads to ``/dev/null``, since QEMU's own log file, the capture, has every byte). So no reader is ever connected to
+the guest, and none can hold it up. FIFO and ``.out`` outlive power cycles.
 """
 
 from __future__ import annotations

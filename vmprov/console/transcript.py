@@ -1,4 +1,4 @@
-"""What several UARTs of one machine sent, piece by piece in the order of time: live, or again from what was captured."""
+"""What several UARTs of one machine sent, piece by piece in the order of time: live, or again from captures."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def attend(
 ) -> VMRecord:
     """Watch a VM until it has a verdict; returns its record then. A VM that has one is left as it is.
 
-    Where the ``create`` that made it is gone, this goes on in its place: it replays the captures to the present stage, types
-    what is still to be typed, and writes down the verdict. The VM is kept, whatever the verdict.
+    Where the ``create`` that made it is gone, this goes on in its place: it replays the captures to the present
+    stage, types what is still to be typed, and writes down the verdict. The VM is kept, whatever the verdict.
     Raises :class:`Failed` for a VM that was never powered on.
     """
     while True:
@@ -39,6 +39,7 @@ def attend(
         except NotFound as problem:
             raise Failed("it failed and was removed", hint=f"its logs are below {ctx.home.failed}") from problem
         if vm.verdict:
+            ctx.stage(vm.name, "ready" if vm.verdict == "success" else vm.verdict, vm.why)
             return vm
         before = begun(ctx.home.vm(vm.name))
         if before is not None and ctx.hypervisor.domain(vm.domain).state is not DomainState.MISSING:

@@ -22,6 +22,7 @@ from vmprov.capacity import sensible_parallelism
 from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
 from vmprov.engine.attend import creating
+from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
 from vmprov.engine.history import remember
 from vmprov.engine.prepare import prepare_lab, prepare_vm
@@ -207,6 +208,8 @@ class Creation:
         target = shelf / f"{vm.name}-{vm.id}"
         try:
             shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if source.is_dir():
+                collect(self._ctx, vm, source)
             shutil.copytree(source, target, dirs_exist_ok=True)
         except OSError:
             # There are none yet, or the disk is full: no reason not to undo.

@@ -125,8 +125,8 @@ def watch_port(
 ) -> tuple[Verdict, tuple[StageTime, ...], Path]:
     """Run a flow on a serial port; returns the verdict, the timeline and the capture.
 
-    ``url``: a device file, or what pyserial takes: ``rfc2217://host:port``, ``socket://host:port``. ``limit`` in seconds.
-    The capture goes on where an earlier one of the same port ended; only what arrives from now on is judged.
+    ``url``: a device file, or what pyserial takes: ``rfc2217://host:port``, ``socket://host:port``. ``limit`` in
+    seconds. The capture goes on where an earlier one of the same port ended; only what arrives from now on is judged.
     Raises as :func:`vmprov.console.session.open_port`; when cancelled, the verdict says so.
     """
     directory = home.device(device_name(url))

@@ -14,9 +14,14 @@ def remember(ctx: Context, vm: VMRecord, judged: Judged, *, state: str, seconds:
     """Write down a VM's verdict; ``state`` is the record's new one, ``seconds`` those since the request."""
     verdict = judged.verdict
     ctx.store.update_vm(
-        vm.name, state=state, verdict=verdict.kind, why="" if verdict.kind == "success" else verdict.why, address=judged.address or vm.address,
-        judgement=json.dumps(verdict.to_json()), seconds=seconds,
-    )  # fmt: skip
+        vm.name,
+        state=state,
+        verdict=verdict.kind,
+        why="" if verdict.kind == "success" else verdict.why,
+        address=judged.address or vm.address,
+        judgement=json.dumps(verdict.to_json()),
+        seconds=seconds,
+    )
     if judged.timeline:
         stages = tuple((stay.stage, stay.start, stay.seconds or 0.0, stay.outcome) for stay in judged.timeline)
         ctx.store.add_run(

@@ -30,6 +30,7 @@ def read_timeline(vm: VMRecord, directory: Path) -> Timeline:
         verdict=str(verdict) if verdict else "",
         seconds=max(last, (now or 0.0) if verdict is None else verdict.at),
         stages=stages,
+        limits={stage: limit for stage, limit in limits.items() if limit is not None},
         judgement=verdict.to_json() if verdict else None,
     )
 

@@ -362,8 +362,10 @@ class Machine:
         whose = "the run" if what == "flow" else f"the stage {self.stage}"
         stayed = self._now - self._entered
         expected = self._expected()
-        awaited = " or ".join(in_words(pattern) for pattern in expected[:4]) + (" or others" if expected[4:] else "")
-        why = f"waited {stayed:.1f} s for {awaited}; the limit of {whose}, {limit:g} s, is up"
+        # What has to come, rather than what might come before it.
+        needed = self._flow.stages[self._reachable()[-1]].expect
+        awaited = " or ".join(in_words(pattern) for pattern in needed[:4]) + (" or others" if needed[4:] else "")
+        why = f"waited {stayed:.1f} s in stage {self.stage} for {awaited}; the limit of {whose}, {limit:g} s, is up"
         near = nearest(expected, lines)
         if near:
             why += f"; nearest to it came {near!r}"

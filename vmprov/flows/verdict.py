@@ -13,8 +13,8 @@ class Verdict:
     """How it ended.
 
     ``failure_class`` -- for ``failed``: such as ``kernel-panic`` or ``reboot-loop``. ``stage`` -- in which it ended.
-    ``evidence`` -- the line that decided, cleaned; ``console`` and ``offset`` -- the UART and the byte of its capture at which
-    that line begins (-1: there is no such line).
+    ``evidence`` -- the line that decided, cleaned; ``console`` and ``offset`` -- the UART and the byte of its
+    capture at which that line begins (-1: there is no such line).
     ``why`` -- one sentence for people; after a timeout: what was awaited, for how long, and what came nearest.
     ``last_lines`` -- after a timeout: the last lines, cleaned, at most 20.
     ``at`` -- seconds since the flow began.
