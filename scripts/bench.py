@@ -22,7 +22,7 @@ def main() -> None:
     create.add_argument("--rounds", type=int, default=1)
     consoles = parser.add_argument_group("consoles")
     consoles.add_argument("--guests", type=int, default=10, help="machines (default 10)")
-    consoles.add_argument("--bytes", type=parse_size, default=parse_size("2MB"), help="from each (default 2MB)")
+    consoles.add_argument("--bytes", type=parse_size, default=parse_size("5MB"), help="from each (default 5MB)")
     consoles.add_argument("--seconds", type=float, default=30, help="to look at latency and at idling (default 30)")
     names = ",".join(bench_consoles.MEASUREMENTS)
     consoles.add_argument("--only", type=lambda text: text.split(","), help=f"some of {names}")

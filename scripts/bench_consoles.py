@@ -388,7 +388,8 @@ def verdict_in_flow(place: Place) -> dict[str, Any]:
     for number in range(1, _PANICS_IN_FLOW + 1):
         name = f"flow-{number}"
         words = ["--name", name, "--lab", "flow", "--flow", str(flow), "--keep-on-failure", "--timeout", "10m"]
-        create = ["create", "--image", "tiny", "--memory", _MEMORY, "--network", "shared", *words]
+        # The address on a network of its own is known while the machine is being made.
+        create = ["create", "--image", "tiny", "--memory", _MEMORY, "--network", "per-vm", *words]
         found.append(_after_panic(place, name, create, at_login=True))
     place.run("delete", "flow", "--yes")
     return {
@@ -445,7 +446,7 @@ def _until(ready: Callable[[], bool]) -> None:
     while not ready():
         if time.monotonic() > deadline:
             raise SystemExit("a guest did not come up")
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 # d. the price of looking on
@@ -501,7 +502,7 @@ def measure(wanted: Sequence[str], sizes: Sizes) -> dict[str, Any]:
                 say(f"  {found['verdict']}")
             if "labgrid" in wanted:
                 say("labgrid")
-                found["labgrid"] = bench_labgrid.measure(place.environ, emit_script(sizes.size), sizes.size)
+                found["labgrid"] = bench_labgrid.measure(place.environ, emit_script(bench_labgrid.SIZE))
     return {"sizes": {"guests": sizes.guests, "bytes": sizes.size, "seconds": sizes.seconds}, **found}
 
 

@@ -250,7 +250,13 @@ def thin(log: Path) -> None:
     data = path.read_bytes()
     records = [data[at : at + _RECORD.size] for at in range(0, len(data), _RECORD.size)]
     older = len(records) // 2
-    kept = [record for at, record in enumerate(records[:older]) if record[0] != Mark.SEEN or at % 2]
+    kept: list[bytes] = []
+    dropped = False
+    for record, following in zip(records[:older], records[1:], strict=False):
+        # The last one before another record stays: what it timed did not come after that.
+        dropped = not dropped and record[0] == following[0] == Mark.SEEN
+        if not dropped:
+            kept.append(record)
     unfinished = path.with_suffix(".times.part")
     with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
         file.write(b"".join(kept + records[older:]))

@@ -83,7 +83,7 @@ class Kept:
         return self._writer.gone
 
     def look(self) -> bool:
-        """Note what was added since the last look; ``False`` if the capture is another one, so that its times are void."""
+        """Note what was added since the last look; ``False`` if the capture is another one, its times are void then."""
         try:
             found = self.log.stat()
         except FileNotFoundError:
@@ -219,11 +219,7 @@ class Keeper:
                     idle_since = now
                 elif now - idle_since > _GRACE:
                     return
-                for kept in list(self._kept.values()):
-                    kept.trim(self._limit)
-                    kept.watch_disk()
-                    if kept.deprived:
-                        self._renew(kept)
+                self._tidy()
                 if self._guard:
                     with suppress(VmprovError):  # what cannot be judged is kept all the same
                         self._guard()
@@ -231,6 +227,15 @@ class Keeper:
             busy = any(now - kept.grew < _IDLE_AFTER for kept in self._kept.values())
             for key, _ in self._selector.select(_INTERVAL if busy else _IDLE_INTERVAL):
                 key.data.serve()
+
+    def _tidy(self) -> None:
+        for kept in list(self._kept.values()):
+            with suppress(OSError):  # its VM is being removed, or the disk is full
+                if kept.deprived:
+                    self._renew(kept)
+                else:
+                    kept.trim(self._limit)
+                    kept.watch_disk()
 
     def _look(self) -> None:
         for kept in list(self._kept.values()):
