@@ -84,9 +84,7 @@ class VMConsole:
 
     def follow(self, *, tail: int | None = 0, cancel: Cancel | None = None) -> Iterator[Line]:
         """The last ``tail`` lines (``None``: all) and every line that arrives, until cancelled."""
-        return follow(
-            lambda: {self._name: self.log}, cancel=cancel or self._cancel, selection=Selection(tail=tail)
-        )
+        return follow(lambda: {self._name: self.log}, cancel=cancel or self._cancel, selection=Selection(tail=tail))
 
     def wait_for(self, pattern: str | re.Pattern[str], timeout: float, *, since: int = 0) -> Line:
         """Wait until a line, finished or standing still, matches a regular expression; returns that line.

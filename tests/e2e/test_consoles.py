@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -343,6 +344,57 @@ def test_a_panic_during_the_flow_ends_the_wait_at_once_and_spares_the_siblings(c
         assert (kept.parent / "domain.xml").exists()
     finally:
         cli("delete", "mid", "--yes")
+
+
+@pytest.fixture
+def small(cli: Cli, tmp_path: Path) -> Iterator[tuple[Cli, Path]]:
+    """vmprov with a state directory, and so a host, on a small disk of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640m", "tmpfs", str(disk)], check=True)
+    own = Cli(disk / "h")
+    try:
+        own.home.create()
+        shutil.copytree(cli.home.image("tiny"), own.home.image("tiny"))
+        yield own, disk
+        own("delete", "--all", "--yes")
+    finally:
+        own.try_("host", "down", "--force")
+        wait_until(lambda: not keepers(own), Deadline(10), "end of the keeper")
+        # Lazily: Docker lets go of it a moment later.
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def keepers(cli: Cli) -> list[str]:
+    """The keepers of a state directory."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if f"vmprov.engine.guard {cli.root} " in line]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_neither_freezes_the_guest_nor_goes_unsaid(small: tuple[Cli, Path]) -> None:
+    cli, disk = small
+    made = cli("create", "--name", "full", *TINY, "--flow", "login", "--json").json
+    log = Path(made["vms"][0]["console_log"])
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+        except OSError:
+            pass
+    try:
+        on_console(cli, "full", "i=0; while [ $i -lt 2000 ]; do echo lost-line-$i; i=$((i+1)); done")
+        assert cli("ssh", "full", "--", "echo alive").out == "alive\n"
+        time.sleep(1)  # the keeper looks twice a second
+    finally:
+        filler.unlink()
+    on_console(cli, "full", "echo; echo there-is-room-again")
+    wait_until(lambda: b"there-is-room-again" in log.read_bytes(), Deadline(20), "output after the disk was full")
+
+    said = cli("logs", "full").out
+    assert b"lost-line-1999" not in log.read_bytes()
+    assert re.search(r"\[vmprov: the disk was full for \d+ s: output may be missing here\]", said)
 
 
 def test_a_report_has_what_is_needed(cli: Cli, three: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Cli
+from vmprov import Settings, Vmprov
 from vmprov.console.tail import shows_login_prompt
 from vmprov.containers import recipes
 from vmprov.containers.engine import ContainerSpec, Engine, Mount
@@ -80,6 +81,12 @@ def test_the_main_job_works_on_the_systems_own_libvirt(system: Cli) -> None:
     assert all(shows_login_prompt(Path(vm["console_log"])) for vm in made["vms"])
     assert all((Path("/sys/class/net") / vm["bridge"]).exists() for vm in made["vms"])
     assert system("ssh", "sys-2", "--", "hostname").out == "sys-2\n"
+    with Vmprov(Settings.from_environ(system.environ)) as vmprov, vmprov.vm("sys-2").console as console:
+        console.sendline("")
+        console.expect("login: ", 30)
+    talkative = "i=0; while [ $i -lt 3000 ]; do echo $i 012345678901234567890; i=$((i+1)); done > /dev/ttyS0"
+    system("ssh", "sys-2", "--", talkative)
+    wait_until(lambda: b"2999 0123" in Path(made["vms"][1]["console_log"]).read_bytes(), Deadline(30), "all lines")
     system("stop", "sys-1")
     system("start", "sys-1")
 

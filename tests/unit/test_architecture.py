@@ -30,6 +30,8 @@ SEAMS = {
     "pexpect": ["vmprov/console/"],
     "serial": ["vmprov/console/"],
     "pycdlib": ["vmprov/seeds.py"],
+    "yaml": ["vmprov/documents.py"],
+    "re2": ["vmprov/flows/"],
 }
 # Spelled apart, so that this file does not find itself. Where packages come from is the user's affair.
 MIRRORS = [

@@ -17,7 +17,6 @@ import pytest
 from tests.unit.uarts import Call, Guest, Terminal, soon
 from vmprov.console.attach import Ending, attach, parse_escape
 from vmprov.console.inputs import inputs_path, read_inputs
-from vmprov.console.ports import input_path, make_port, remove_port
 from vmprov.console.session import open_console
 from vmprov.errors import Failed, Interrupted, InUse, SpecError
 from vmprov.waiting import Cancel
@@ -444,12 +443,16 @@ def test_a_writer_who_was_stolen_from_leaves_with_one_line_and_types_nothing_mor
     assert not guest.lock.exists()
 
 
-def test_of_two_who_steal_at_once_one_has_it(guest: Guest, terminals: Callable[[], Terminal]) -> None:
+def one_left(sessions: list[Call[Ending]]) -> None:
+    soon(lambda: sum(not session.ended for session in sessions) == 1, "one session left")
+
+
+def test_of_several_who_steal_at_once_one_has_it(guest: Guest, terminals: Callable[[], Terminal]) -> None:
     for _ in range(5):
         start(guest, terminals())  # whoever had it before
         places = [terminals() for _ in range(4)]
         thieves = [session(guest, place, steal=True) for place in places]
-        soon(lambda: sum(thief.ended for thief in thieves) == 3, "one thief left")
+        one_left(thieves)
         guest.typed = b""
         winner = next(number for number, thief in enumerate(thieves) if not thief.ended)
 
@@ -509,23 +512,6 @@ def test_a_machine_that_does_not_run_has_no_console(guest: Guest, tmp_path: Path
     with pytest.raises(Failed, match="the console of vm-2 is not there; vmprov start vm-2"):
         open_console(tmp_path / "2-0", guest.log, name="vm-2")
     assert not list(tmp_path.rglob("*.lock*"))
-
-
-def test_a_port_outlives_power_cycles_and_goes_with_all_its_files(tmp_path: Path) -> None:
-    base, log = tmp_path / "run" / "3-0", tmp_path / "console-0.log"
-    make_port(base, log)
-    log.write_bytes(b"first life\n")
-    before = input_path(base).stat().st_ino
-
-    make_port(base, log)
-    same = input_path(base).stat().st_ino == before
-    base.with_name("3-0.lock").touch()
-    remove_port(base)
-    remove_port(base)
-
-    assert same
-    assert log.read_bytes() == b"first life\n"
-    assert list(base.parent.iterdir()) == []
 
 
 # what was typed

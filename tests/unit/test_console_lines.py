@@ -557,9 +557,7 @@ def test_a_follower_that_died_holds_back_nothing(kept: Kept, log: Path) -> None:
         "print('told', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
+    with subprocess.Popen([sys.executable, "-c", program, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         assert other.stdout.readline() == b"told\n"
         while_alive = slowest_follower(log)

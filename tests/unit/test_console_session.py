@@ -138,7 +138,7 @@ def test_a_command_is_run_in_a_shell_and_its_exit_code_told(shell: Console) -> N
     [
         ("printf 'no end of line'", "no end of line"),
         ("printf '\\n\\n'", "\n\n"),
-        ("echo \"it's\" 'a \"test\"' '$HOME' \\\\", "it's a \"test\" $HOME \\\n"),
+        ("echo \"it's\" 'a \"test\"' '$HOME' \\\\", 'it\'s a "test" $HOME \\\n'),
         ("printf 'end-'; printf '%s\\n' 'begin-'", "end-begin-\n"),
         ("echo ünï", "ünï\n"),
         ("echo " + "x" * 3800, "x" * 3800 + "\n"),
@@ -165,7 +165,7 @@ def test_the_mark_of_a_command_is_not_found_in_its_own_echo(guest: Guest, consol
 
 
 def test_a_command_that_takes_too_long_is_not_waited_for(shell: Console) -> None:
-    with pytest.raises(WaitTimeout, match="last seen: .*half way"):
+    with pytest.raises(WaitTimeout, match=r"last seen: .*half way"):
         shell.run("echo half way; sleep 60", timeout=1.0)
 
 

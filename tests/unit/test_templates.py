@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vmprov.addressing import Subnet
-from vmprov.drivers import BaseImage, Order
+from vmprov.drivers import BaseImage, Order, Uart
 from vmprov.drivers.vagrant import fragment_xml, machine_values
 from vmprov.errors import HostNotReady
 from vmprov.hypervisor import Mark
@@ -27,7 +27,10 @@ ORDER = Order(
     mark=Mark("3f0a", "trial", "web-1"), cpus=2, memory=1024**3, disk_volume="vmprov-3f0a-web-1.img",
     disk_size=1024**3, pool="default", image=IMAGE, seed="/pool/seed.iso", network="vmprov-web-1",
     mac="52:54:00:00:00:01", serial_number="VP1",
-    consoles=((Path("/run/1-0.sock"), Path("/vms/console-0.log")), (Path("/run/1-1.sock"), Path("/vms/console-1.log"))),
+    consoles=(
+        Uart("pipe", Path("/run/1-0"), Path("/vms/console-0.log")),
+        Uart("unix", Path("/run/1-1.sock"), Path("/vms/console-1.log")),
+    ),
 )  # fmt: skip
 PLAN = NetworkPlan(
     name="vmprov-web-1",
@@ -111,6 +114,18 @@ def test_a_fragment_holds_what_the_order_names() -> None:
         "/vms/console-0.log",
         "/vms/console-1.log",
     ]
+    assert {log.get("append") for log in fragment.iterfind("devices/serial/log")} == {"on"}
+
+
+def test_a_serial_port_is_a_fifo_that_qemu_reads_or_a_socket_that_it_serves() -> None:
+    fragment = ET.fromstring(fragment_xml(ORDER))
+
+    assert [serial.get("type") for serial in fragment.iterfind("devices/serial")] == ["pipe", "unix"]
+    assert [source.attrib for source in fragment.iterfind("devices/serial/source")] == [
+        {"path": "/run/1-0"},
+        {"mode": "bind", "path": "/run/1-1.sock"},
+    ]
+    assert [target.get("port") for target in fragment.iterfind("devices/serial/target")] == ["0", "1"]
 
 
 def test_a_machine_with_a_blank_disk_tries_the_network_next() -> None:
@@ -130,7 +145,7 @@ def test_hostile_values_stay_text_in_a_fragment() -> None:
                 mark=Mark(XML_TEXT, XML_TEXT, XML_TEXT),
                 seed=XML_TEXT,
                 network=XML_TEXT,
-                consoles=((Path(f"/{XML_TEXT}"), Path(f"/log{XML_TEXT}")),),
+                consoles=(Uart(XML_TEXT, Path(f"/{XML_TEXT}"), Path(f"/log{XML_TEXT}")),),
             )
         )
     )

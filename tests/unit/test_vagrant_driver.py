@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from vmprov.containers.engine import Engine
-from vmprov.drivers import Order
+from vmprov.drivers import Order, Uart
 from vmprov.drivers.vagrant import VagrantDriver
 from vmprov.hosts import Acceleration, Host
 from vmprov.hypervisor import Mark
@@ -57,7 +57,7 @@ def order(home: Home, vm: str) -> Order:
         vm=vm, lab="trial", domain=f"trial-{vm}", uuid=str(uuid.uuid4()), mark=Mark("3f0a", "trial", vm), cpus=1,
         memory=1024**3, disk_volume=f"trial-{vm}.img", disk_size=1024**3, pool="default", image=None, seed="",
         network="net", mac="52:54:00:00:00:01", serial_number="VP1",
-        consoles=((home.console_socket(1, 0), home.console_log(vm, 0)),),
+        consoles=(Uart("pipe", home.console_port(1, 0), home.console_log(vm, 0)),),
     )  # fmt: skip
 
 
@@ -65,23 +65,6 @@ def prepare(driver: VagrantDriver, *orders: Order) -> None:
     for one in orders:
         driver._prepare(one)
     driver._write_vagrantfile("trial")
-
-
-def test_console_logs_are_there_before_power_on_and_private(driver: VagrantDriver, home: Home) -> None:
-    prepare(driver, order(home, "web-1"))
-
-    assert home.console_log("web-1", 0).stat().st_mode & 0o777 == 0o600
-    assert home.console_socket(1, 0).parent.stat().st_mode & 0o7777 == 0o2700
-
-
-def test_a_console_log_that_exists_is_kept(driver: VagrantDriver, home: Home) -> None:
-    log = home.console_log("web-1", 0)
-    log.parent.mkdir(parents=True)
-    log.write_bytes(b"earlier")
-
-    prepare(driver, order(home, "web-1"))
-
-    assert log.read_bytes() == b"earlier"
 
 
 def test_the_vagrantfile_holds_the_machines_of_its_lab_only(driver: VagrantDriver, home: Home) -> None:
@@ -118,7 +101,7 @@ def test_destroying_the_last_machine_leaves_nothing_of_vagrant(driver: VagrantDr
 
     assert list(lab.iterdir()) == []
     assert list(locks.iterdir()) == []
-    assert [path.name for path in home.vm("web-1").iterdir()] == ["console-0.log"]
+    assert list(home.vm("web-1").iterdir()) == []
 
 
 def test_gone_is_success(driver: VagrantDriver, home: Home) -> None:

@@ -22,6 +22,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 # kind, padding, number, offset, wall-clock time, monotonic time: 32 bytes, written at once, so that no reader sees a
@@ -252,7 +253,7 @@ def thin(log: Path) -> None:
     older = len(records) // 2
     kept: list[bytes] = []
     dropped = False
-    for record, following in zip(records[:older], records[1:], strict=False):
+    for record, following in pairwise(records[: older + 1]):
         # The last one before another record stays: what it timed did not come after that.
         dropped = not dropped and record[0] == following[0] == Mark.SEEN
         if not dropped:

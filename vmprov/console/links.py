@@ -300,7 +300,10 @@ def open_link(url: str, baud: int) -> PortLink:
     import serial
 
     try:
-        port = serial.serial_for_url(url, baudrate=baud, timeout=POLL, write_timeout=SEND_LIMIT, exclusive=True)
+        try:
+            port = serial.serial_for_url(url, baudrate=baud, timeout=POLL, write_timeout=SEND_LIMIT, exclusive=True)
+        except NotImplementedError:  # RFC 2217 knows no limit for writing
+            port = serial.serial_for_url(url, baudrate=baud, timeout=POLL)
     except ValueError as problem:
         raise SpecError(f"no such serial port: {url!r}: {problem}") from problem
     except OSError as problem:

@@ -1,0 +1,125 @@
+"""The files of a UART: what the engine makes before power-on, whose they are, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from vmprov.console.ports import input_path, lock_path, make_port, remove_port, socket_path
+from vmprov.drivers import Uart
+from vmprov.engine.context import Context
+from vmprov.engine.prepare import make_consoles
+from vmprov.paths import Home
+from vmprov.store import VMRecord
+
+
+@pytest.fixture
+def base(home: Home) -> Path:
+    return home.console_port(1, 0)
+
+
+@pytest.fixture
+def log(home: Home) -> Path:
+    path = home.console_log("web-1", 0)
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def mode(path: Path) -> int:
+    return path.lstat().st_mode & 0o7777
+
+
+def test_the_capture_and_the_fifo_are_there_before_power_on_and_private(base: Path, log: Path) -> None:
+    make_port(base, log)
+
+    assert (log.read_bytes(), mode(log)) == (b"", 0o600)
+    assert stat.S_ISFIFO(input_path(base).stat().st_mode)
+    assert mode(input_path(base)) == 0o600
+
+
+def test_sockets_that_libvirt_makes_beside_it_get_our_group(base: Path, log: Path) -> None:
+    make_port(base, log)
+
+    assert mode(base.parent) == 0o2700
+
+
+def test_output_leads_nowhere_so_that_nobody_can_hold_it_up(base: Path, log: Path) -> None:
+    make_port(base, log)
+
+    assert base.with_name(f"{base.name}.out").readlink() == Path(os.devnull)
+
+
+def test_a_capture_that_exists_is_kept(base: Path, log: Path) -> None:
+    log.write_bytes(b"earlier")
+
+    make_port(base, log)
+
+    assert log.read_bytes() == b"earlier"
+
+
+def test_a_fifo_that_exists_is_kept(base: Path, log: Path) -> None:
+    make_port(base, log)
+    before = input_path(base).stat().st_ino
+
+    make_port(base, log)
+
+    assert input_path(base).stat().st_ino == before
+
+
+def test_what_is_no_fifo_and_no_link_is_replaced(base: Path, log: Path) -> None:
+    base.parent.mkdir(parents=True)
+    output = base.with_name(f"{base.name}.out")
+    for path in (input_path(base), output):
+        path.write_text("a file")
+
+    make_port(base, log)
+
+    assert stat.S_ISFIFO(input_path(base).stat().st_mode)
+    assert output.is_symlink()
+
+
+def test_removing_leaves_the_capture_and_nothing_else(base: Path, log: Path) -> None:
+    make_port(base, log)
+    socket_path(base).touch()
+    lock_path(base).touch()
+
+    remove_port(base)
+    remove_port(base)
+
+    assert list(base.parent.iterdir()) == []
+    assert log.exists()
+
+
+@dataclass
+class StubContext:
+    """Just what making consoles asks for."""
+
+    home: Home
+    console_kind: str
+
+    @property
+    def host(self) -> Any:
+        return self
+
+
+def record(**fields: Any) -> VMRecord:
+    known: dict[str, Any] = {name: "" for name in VMRecord.__dataclass_fields__}
+    return VMRecord(**{**known, "id": 7, "name": "web-1", "consoles": 2, **fields})
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("pipe", ""), ("unix", ".sock")])
+def test_the_driver_is_given_a_fifo_or_a_socket_as_the_host_can_have_it(home: Home, kind: str, ending: str) -> None:
+    home.vm("web-1").mkdir(parents=True)
+
+    uarts = make_consoles(cast("Context", StubContext(home, kind)), record())
+
+    assert uarts == tuple(
+        Uart(kind, home.consoles / f"7-{port}{ending}", home.console_log("web-1", port)) for port in (0, 1)
+    )
+    assert all(uart.log.exists() for uart in uarts)
+    assert all(input_path(home.console_port(7, port)).is_fifo() for port in (0, 1))
