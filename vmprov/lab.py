@@ -218,7 +218,8 @@ class Vmprov:
 
         for failure in self._each(vms, action, workers=len(vms)):
             told[failure.name] = failure.why
-        while on_after and not self.cancel.is_set and any(self._well(vm.name) for vm in vms):
+        well = list(vms)
+        while on_after and not self.cancel.is_set and (well := [vm for vm in well if self._well(vm.name)]):
             with suppress(Interrupted):
                 self.cancel.sleep(_WATCH_INTERVAL)
         known = {vm.name: vm for vm in self.vms()}

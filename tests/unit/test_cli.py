@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ VM_KEYS = {
     "name": str, "state": str, "verdict": str, "address": str, "mac": str, "network": str, "bridge": str,
     "serial_number": str, "console_log": str, "seconds": float,
 }  # fmt: skip
+LINE_KEYS = ["vm", "time", "monotonic", "boot", "offset", "text", "complete", "note"]
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,18 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         (("start", "nope"), "no VM or lab called 'nope'"),
         (("stop", "--timeout", "soon", "nope"), "'soon' is not a duration"),
         (("logs",), "there is no machine whose log could be shown"),
+        (("logs", "nope"), "no VM or lab called 'nope'"),
+        (("logs", "--timeout", "1s"), "--timeout is the limit of --until"),
+        (("logs", "--raw", "--grep", "x"), "--raw shows bytes as they came"),
+        (("logs", "--boot", "1", "-f"), "--boot does not go with -f"),
+        (("logs", "--since", "never"), "'never' is neither a duration nor a time"),
+        (("logs", "--grep", "("), "RE2 refuses the expression"),
+        (("watch", "nope"), "no VM or lab called 'nope'"),
+        (("watch", "--flow", "login"), "--flow and --timeout go with --port"),
+        (("watch", "--port", "/dev/null"), "--port needs a flow"),
+        (("watch", "--port", "/dev/null", "--flow", "login", "-f"), "--port watches one serial port"),
+        (("watch", "--port", "x", "--flow", "login", "--timeout", "soon"), "'soon' is not a duration"),
+        ((*CREATE, "--flow", "nope"), "unknown flow 'nope'"),
         (("console", "nope"), "no VM called 'nope'"),
         (("image", "show", "nope"), "no image called 'nope'"),
     ],
@@ -211,6 +225,21 @@ def test_a_setting_that_cannot_be_meant_is_refused_in_one_line(cli: Cli) -> None
 
     assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
     assert "VMPROV_SUBNETS is not an IPv4 network: 'everything'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("VMPROV_CONSOLE_LIMIT", "1KiB", "at least 65536 bytes"),
+        ("VMPROV_CONSOLE_LIMIT", "much", "'much' is not a size"),
+        ("VMPROV_KEEPER", "maybe", "use on or off"),
+    ],
+)
+def test_settings_of_consoles_are_checked(cli: Cli, name: str, value: str, said: str) -> None:
+    ran = cli("list", **{name: value})
+
+    assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
+    assert (name in ran.err, said in ran.err) == (True, True)
 
 
 def test_a_failed_machine_makes_the_exit_code_1_and_is_named(cli: Cli) -> None:
@@ -498,6 +527,99 @@ def test_a_raw_log_is_of_one_machine(cli: Cli) -> None:
     ran = cli("logs", "--raw")
 
     assert (ran.code, ran.out) == (2, "")
+
+
+def test_lines_can_be_picked_by_what_is_in_them(cli: Cli) -> None:
+    cli(*CREATE)
+
+    assert cli("logs", "--grep", "^GRUB").out == "GRUB loading.\n"
+
+
+def test_lines_come_with_their_time_if_asked_for(cli: Cli) -> None:
+    cli(*CREATE)
+
+    (line,) = cli("logs", "--timestamps", "--grep", "GRUB loading").out.splitlines()
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} GRUB loading\.", line)
+
+
+def test_each_line_is_an_object_as_json(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+
+    lines = [json.loads(line) for line in cli("logs", "--json").out.splitlines()]
+
+    assert [list(line) for line in lines] == [LINE_KEYS] * len(lines)
+    assert (lines[-1]["text"], lines[-1]["complete"], lines[-1]["vm"], lines[-1]["boot"]) == (
+        "vm-1 login: ", False, "vm-1", 1,
+    )  # fmt: skip
+    assert log.read_bytes()[lines[-1]["offset"] :] == b"vm-1 login: "
+
+
+def test_waiting_for_a_line_ends_when_every_machine_has_shown_it(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    ran = cli("logs", "--until", "login:", "--timeout", "20s")
+
+    assert ran.code == 0
+    assert {f"vm-{number} | vm-{number} login: " for number in (1, 2)} <= set(ran.out.splitlines())
+
+
+def test_waiting_for_a_line_ends_when_time_is_up(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+
+    ran = cli("logs", "--until", "vm-1 login:", "--timeout", "500ms")
+
+    assert (ran.code, ran.said) == (1, "vmprov: no match within 0.5 s on vm-2")
+
+
+def test_a_boot_that_never_was_has_no_lines(cli: Cli) -> None:
+    cli(*CREATE)
+
+    assert "vm-1 login: " in cli("logs", "--boot", "1").out
+    assert (cli("logs", "--boot", "2").code, cli("logs", "--boot", "2").out) == (2, "")
+
+
+# watching
+
+
+def test_watch_tells_the_verdicts_of_all_machines(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2", "--flow", "login")
+
+    ran = cli("watch", "--json")
+
+    assert ran.code == 0
+    assert [(vm["name"], vm["verdict"], vm["flow"]) for vm in ran.json] == [
+        ("vm-1", "success", "login"),
+        ("vm-2", "success", "login"),
+    ]
+
+
+def test_watch_exits_with_1_where_a_machine_failed(cli: Cli) -> None:
+    cli(*CREATE, "--flow", str(never(cli)), "--timeout", "500ms", "--keep-on-failure")
+
+    ran = cli("watch")
+
+    assert ran.code == 1
+    assert "timeout(never)" in ran.out
+
+
+def test_watching_nothing_says_what_to_do(cli: Cli) -> None:
+    assert cli("watch").said == "no machines; make some with: vmprov create --count 3"
+
+
+def test_a_flow_of_ones_own_judges_what_is_made(cli: Cli) -> None:
+    ran = cli(*CREATE, "--flow", str(never(cli)), "--timeout", "500ms", "--json")
+
+    (vm,) = ran.json["vms"]
+    assert (ran.code, vm["state"], vm["flow"], vm["verdict"]) == (1, "removed", "never", "timeout")
+    assert (vm["judgement"]["stage"], vm["judgement"]["last_lines"][-1]) == ("never", "vm-1 login: ")
+
+
+def never(cli: Cli) -> Path:
+    """A flow that no machine passes."""
+    path = cli.home.root / "never.yaml"
+    path.write_text("flow: never\nstages: [{stage: never, expect: what nobody says}]\n")
+    return path
 
 
 # starting up

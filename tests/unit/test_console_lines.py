@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.uarts import Capturing, a_while, add, soon
+from tests.unit.uarts import Capturing, add, soon
 from vmprov.console.capture import Capture, Follower, followers_directory, slowest_follower
 from vmprov.console.holes import release_start
 from vmprov.console.index import Mark, Moment, machine_run, times_path
 from vmprov.console.keeper import Kept
-from vmprov.console.lines import Line, Selection, captured, follow
+from vmprov.console.lines import Followed, Line, Selection, captured, follow
 from vmprov.errors import NotFound
 from vmprov.waiting import Cancel
 
@@ -417,15 +417,28 @@ def test_a_log_that_is_truncated_deleted_or_replaced_is_told_from_its_beginning(
     (tmp_path / "new").write_bytes(b"replaced by a longer one\n")
     (tmp_path / "new").replace(log)
     following.wait_for("replaced by a longer one")
-    log.unlink()
-    a_while(0.1)
-    log.write_bytes(b"made anew, and longer than ever before\n")
-    following.wait_for("made anew, and longer than ever before")
+    with log.open("rb"):  # or its inode would be used again at once
+        log.unlink()
+        log.write_bytes(b"made anew, and longer than ever before\n")
+        following.wait_for("made anew, and longer than ever before")
 
     assert [line.text for line in following.stop()] == [
         "a long first life", "and a prompt: ", "short", "replaced by a longer one",
         "made anew, and longer than ever before",
     ]  # fmt: skip
+
+
+def test_a_log_that_is_made_anew_is_news_even_where_its_inode_is_the_same(log: Path) -> None:
+    log.write_bytes(b"first life\nand a prompt: ")
+    followed = Followed("vm-1", log, ALL)
+    first = [line.text for line in followed.look()]
+    log.unlink()
+    gone = followed.look()
+    log.write_bytes(b"second life, a longer one than the first one\n")
+
+    assert (first, gone) == (["first life"], [])
+    assert [line.text for line in followed.look()] == ["and a prompt: ", "second life, a longer one than the first one"]
+    followed.close()
 
 
 def test_what_was_not_shown_yet_of_a_log_that_is_replaced_is_shown(tmp_path: Path, log: Path) -> None:

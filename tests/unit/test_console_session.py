@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,13 +106,13 @@ def test_a_timeout_says_what_was_awaited_and_what_was_seen(guest: Guest, console
     with pytest.raises(WaitTimeout) as caught:
         console.expect("Password: ", timeout=0.2)
 
-    assert str(caught.value) == (
-        "vm-1: no 'Password: ' on the console within 0.2 s; last seen: line 6 | line 7 | line 8 | line 9 | login: "
-    )
+    awaited, _, seen = str(caught.value).partition("; ")
+    assert re.fullmatch(r"vm-1: no 'Password: ' on the console within \d+\.\d s", awaited)
+    assert seen == "last seen: line 6 | line 7 | line 8 | line 9 | login: "
 
 
 def test_a_timeout_of_a_silent_guest_says_so(console: Console) -> None:
-    with pytest.raises(WaitTimeout, match=r"no 'login' on the console within 0\.\d s; nothing was seen\Z"):
+    with pytest.raises(WaitTimeout, match=r"no 'login' on the console within \d+\.\d s; nothing was seen\Z"):
         console.expect("login", timeout=0.05)
 
 
@@ -165,8 +166,8 @@ def test_the_mark_of_a_command_is_not_found_in_its_own_echo(guest: Guest, consol
 
 
 def test_a_command_that_takes_too_long_is_not_waited_for(shell: Console) -> None:
-    with pytest.raises(WaitTimeout, match=r"last seen: .*half way"):
-        shell.run("echo half way; sleep 60", timeout=1.0)
+    with pytest.raises(WaitTimeout, match=r"no '\\n(begin|end)-"):
+        shell.run("sleep 60", timeout=0.5)
 
 
 def test_a_command_longer_than_a_terminals_line_is_refused(console: Console, guest: Guest) -> None:

@@ -190,18 +190,6 @@ def test_a_board_that_says_nothing_is_timed_out(board: Board, watch: Callable[..
     assert [(stay.stage, stay.outcome) for stay in timeline] == [("bootloader", "timeout")]
 
 
-def test_a_timeout_says_what_came_nearest(board: Board, watch: Callable[..., Watching]) -> None:
-    watching = watch(board.url, limit=1.5)
-    board.say(b"U-Boot 2030.01\r\nboard Login: ")
-    watching.captured(b"Login: ")
-
-    verdict, _, _ = watching.result()
-
-    assert str(verdict) == "timeout(login)"
-    assert "board Login:" in verdict.why
-    assert verdict.last_lines == ("U-Boot 2030.01", "board Login: ")
-
-
 def test_a_board_that_panics_has_failed_with_the_evidence(board: Board, watch: Callable[..., Watching]) -> None:
     watching = watch(board.url)
     said = b"U-Boot 2030.01\r\n"

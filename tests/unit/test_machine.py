@@ -91,7 +91,7 @@ def test_time_passes_before_bytes_are_taken() -> None:
     assert actions[-1].at == 60.0
     verdict = guest.machine.verdict
     assert verdict
-    assert verdict.why == "waited 60.0 s for 'Linux version'; the limit of the stage boot, 60 s, is up"
+    assert verdict.why == "waited 60.0 s for 'Linux version' in stage boot; the limit of the stage boot, 60 s, is up"
 
 
 def test_a_timeout_says_what_was_awaited_and_what_came() -> None:

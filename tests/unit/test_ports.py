@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from vmprov.console.ports import input_path, lock_path, make_port, remove_port, socket_path
+from vmprov.console.ports import input_path, lock_path, make_port, relay_path, remove_port, socket_path
+from vmprov.console.relay import daemon_log, relays_of
 from vmprov.drivers import Uart
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import make_consoles
@@ -84,7 +85,8 @@ def test_what_is_no_fifo_and_no_link_is_replaced(base: Path, log: Path) -> None:
 
 
 def test_removing_leaves_the_capture_and_nothing_else(base: Path, log: Path) -> None:
-    make_port(base, log)
+    make_port(base, log, relayed=True)
+    assert relay_path(base).readlink() == log
     socket_path(base).touch()
     lock_path(base).touch()
 
@@ -108,18 +110,27 @@ class StubContext:
 
 
 def record(**fields: Any) -> VMRecord:
-    known: dict[str, Any] = {name: "" for name in VMRecord.__dataclass_fields__}
+    known: dict[str, Any] = dict.fromkeys(VMRecord.__dataclass_fields__, "")
     return VMRecord(**{**known, "id": 7, "name": "web-1", "consoles": 2, **fields})
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("pipe", ""), ("unix", ".sock")])
-def test_the_driver_is_given_a_fifo_or_a_socket_as_the_host_can_have_it(home: Home, kind: str, ending: str) -> None:
+def test_on_a_host_of_ours_qemu_reads_the_fifo_and_writes_the_capture(home: Home) -> None:
     home.vm("web-1").mkdir(parents=True)
 
-    uarts = make_consoles(cast("Context", StubContext(home, kind)), record())
+    uarts = make_consoles(cast("Context", StubContext(home, "pipe")), record())
 
-    assert uarts == tuple(
-        Uart(kind, home.consoles / f"7-{port}{ending}", home.console_log("web-1", port)) for port in (0, 1)
-    )
+    assert uarts == tuple(Uart("pipe", home.console_port(7, port), home.console_log("web-1", port)) for port in (0, 1))
     assert all(uart.log.exists() for uart in uarts)
     assert all(input_path(home.console_port(7, port)).is_fifo() for port in (0, 1))
+
+
+def test_elsewhere_qemu_serves_a_socket_and_libvirts_daemon_writes_a_file_to_copy(home: Home) -> None:
+    home.vm("web-1").mkdir(parents=True)
+
+    (uart,) = make_consoles(cast("Context", StubContext(home, "unix")), record(consoles=1))
+
+    base, log = home.console_port(7, 0), home.console_log("web-1", 0)
+    assert uart == Uart("unix", socket_path(base), daemon_log(log))
+    assert (mode(uart.log), mode(log)) == (0o600, 0o600)
+    assert relays_of(home) == {log: uart.log}
+    assert input_path(base).is_fifo()

@@ -7,7 +7,7 @@ for the whole life of the VM. Its times file ``console-0.times`` is a sequence o
   behind its end.
 * BOOT: firmware started at ``offset``; ``number`` counts the boots from 1.
 * TRIMMED: the bytes before ``offset`` are gone, to stay within the size limit. Offsets stay what they were.
-* LOST: bytes may be missing at ``offset``: the disk was full for ``number`` seconds.
+* LOST: bytes may be missing at ``offset``: the disk was full for ``number`` seconds (0: for another reason).
 * MACHINE: from here on, times are those of another run of this machine, named by ``offset``; the monotonic clock
   began anew.
 """
@@ -53,6 +53,11 @@ class Moment:
     mono: float
     current: bool = True
 
+    @classmethod
+    def now(cls) -> Moment:
+        """The present."""
+        return cls(time.time(), time.monotonic())
+
     @property
     def running(self) -> float:
         """Seconds on the present monotonic clock; negative for what was before this run of the machine."""
@@ -66,7 +71,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Lost:
-    """Bytes may be missing at ``offset``, because the disk was full for about ``seconds``."""
+    """Bytes may be missing at ``offset``: the disk was full for about ``seconds``, or there was another reason (0)."""
 
     offset: int
     seconds: int

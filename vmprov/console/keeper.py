@@ -21,6 +21,7 @@ from vmprov.console.bridge import Bridge, bridges_of
 from vmprov.console.capture import slowest_follower
 from vmprov.console.holes import data_start, release_start
 from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machine_run, thin, times_path
+from vmprov.console.relay import Relay, relays_of
 from vmprov.errors import VmprovError
 from vmprov.paths import Home
 from vmprov.runner import Runner
@@ -46,10 +47,6 @@ _MOST_TIMES = 16 * 1024 * 1024
 _START_LIMIT = 30.0
 # Seconds without any capture after which the keeper ends.
 _GRACE = 2.0
-
-
-def _now() -> Moment:
-    return Moment(time.time(), time.monotonic())
 
 
 class Kept:
@@ -98,7 +95,7 @@ class Kept:
         if not self._began:
             self._begin(size, found.st_mtime)
         if size > self._seen:
-            moment = _now()
+            moment = Moment.now()
             self._note(*self._new_boots(size, moment), encode(Mark.SEEN, size, moment))
             self._seen = size
             self.grew = moment.mono
@@ -109,7 +106,7 @@ class Kept:
     def _begin(self, size: int, written: float) -> None:
         """Say to which run of the machine the times belong; what nobody saw came when the file was last written."""
         self._began = True
-        now = _now()
+        now = Moment.now()
         if self._times.machine != machine_run():
             self._note(encode(Mark.MACHINE, machine_run(), now))
         first = data_start(self.log)
@@ -168,7 +165,7 @@ class Kept:
             wanted -= wanted % 4096
             if wanted > self._trimmed:
                 self._trimmed = wanted
-                self._note(encode(Mark.TRIMMED, wanted, _now()))
+                self._note(encode(Mark.TRIMMED, wanted, Moment.now()))
                 try:
                     release_start(self.log, wanted)
                 except OSError:  # this file system cannot; the capture grows on
@@ -191,7 +188,7 @@ class Kept:
             offset, since = self._full_since
             self._full_since = None
             seconds = round(time.monotonic() - since)
-            self._note(encode(Mark.LOST, offset, _now(), max(1, seconds)))
+            self._note(encode(Mark.LOST, offset, Moment.now(), max(1, seconds)))
 
 
 class Keeper:
@@ -204,6 +201,7 @@ class Keeper:
         self._limit = limit
         self._kept: dict[Path, Kept] = {}
         self._bridges: dict[Path, Bridge] = {}
+        self._relays: dict[Path, Relay] = {}
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -238,6 +236,9 @@ class Keeper:
                     kept.watch_disk()
 
     def _look(self) -> None:
+        for relay in self._relays.values():
+            with suppress(OSError):  # its VM is being removed
+                relay.look()
         for kept in list(self._kept.values()):
             with suppress(OSError):  # its VM is being removed
                 if not kept.look():
@@ -267,6 +268,11 @@ class Keeper:
             self._bridges[path] = Bridge(wanted[path], path, self._selector)
         for bridge in self._bridges.values():
             bridge.mend()
+        sources = relays_of(self._home)
+        for log in self._relays.keys() - sources.keys():
+            self._relays.pop(log).close()
+        for log in sources.keys() - self._relays.keys():
+            self._relays[log] = Relay(sources[log], log)
 
 
 def needs_keeper(home: Home) -> bool:

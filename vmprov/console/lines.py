@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmprov.console.capture import Capture, Follower
-from vmprov.console.index import Moment
+from vmprov.console.index import Lost, Moment
 from vmprov.console.tail import Tail
 from vmprov.console.text import LONGEST_LINE, LineReader
 from vmprov.errors import Interrupted, NotFound
@@ -164,7 +164,7 @@ class _Reader:
             one = lost[self._lost]
             self._lost += 1
             if one.offset >= self._begin:
-                yield self._note(f"the disk was full for {one.seconds} s: output may be missing here", one.offset)
+                yield self._note(_loss(one), one.offset)
 
     def _note(self, text: str, offset: int) -> Line:
         return Line(self._vm, f"[vmprov: {text}]", offset, self._moment(offset), note=True)
@@ -200,8 +200,14 @@ class _Reader:
     def _moment(self, end: int) -> Moment:
         found = self._capture.times.at(end)
         if found is None and self._live:
-            return Moment(time.time(), time.monotonic())
+            return Moment.now()
         return found or self._capture.at(end)
+
+
+def _loss(lost: Lost) -> str:
+    if lost.seconds:
+        return f"the disk was full for {lost.seconds} s: output may be missing here"
+    return "the host's log daemon threw output away before it was copied: some is missing here"
 
 
 class Followed:

@@ -31,8 +31,16 @@ def lock_path(base: Path) -> Path:
     return base.with_name(base.name + ".lock")
 
 
-def make_port(base: Path, log: Path) -> None:
-    """Make what is missing of a UART's files; QEMU may run as another user, and what it appends to stays ours."""
+def relay_path(base: Path) -> Path:
+    """Leads to the capture, where another program's log has to be copied into it."""
+    return base.with_name(base.name + ".log")
+
+
+def make_port(base: Path, log: Path, *, relayed: bool = False) -> None:
+    """Make what is missing of a UART's files; QEMU may run as another user, and what it appends to stays ours.
+
+    ``relayed``: QEMU does not write the capture itself; see ``relay.py``.
+    """
     base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # libvirt makes sockets as root, for its group to write to; in a set-group-id directory that is our group.
     base.parent.chmod(0o2700)
@@ -41,6 +49,8 @@ def make_port(base: Path, log: Path) -> None:
     if not (fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)):
         fifo.unlink(missing_ok=True)
         os.mkfifo(fifo, 0o600)
+    if relayed and not relay_path(base).is_symlink():
+        relay_path(base).symlink_to(log)
     if not output.is_symlink():
         output.unlink(missing_ok=True)
         output.symlink_to(os.devnull)
@@ -48,5 +58,5 @@ def make_port(base: Path, log: Path) -> None:
 
 def remove_port(base: Path) -> None:
     """Remove a UART's files but the capture; gone is success."""
-    for path in (input_path(base), _output_path(base), socket_path(base), lock_path(base)):
+    for path in (input_path(base), _output_path(base), socket_path(base), lock_path(base), relay_path(base)):
         path.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class Transcript:
         if timed:
             self._untimed_since.pop(console, None)
         if covered < end and self._waited(console):
-            timed.append((end, Moment(time.time(), time.monotonic())))
+            timed.append((end, Moment.now()))
             covered = end
         if covered == start:
             return []

@@ -43,7 +43,7 @@ class PortWire:
         known = Times(log)
         known.refresh()
         if known.machine != machine_run():
-            self._times.write(encode(Mark.MACHINE, machine_run(), _now()))
+            self._times.write(encode(Mark.MACHINE, machine_run(), Moment.now()))
         self._thread = threading.Thread(target=self._run, name="port", daemon=True)
         self._thread.start()
 
@@ -56,7 +56,7 @@ class PortWire:
             if not data:
                 self.gone = True
                 return
-            moment = _now()
+            moment = Moment.now()
             try:
                 rest = data
                 while rest:
@@ -101,10 +101,6 @@ class PortWire:
         self._link.close()
         self._times.close()
         os.close(self._fd)
-
-
-def _now() -> Moment:
-    return Moment(time.time(), time.monotonic())
 
 
 def device_name(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
 from vmprov.console import ports
+from vmprov.console.relay import daemon_log
 from vmprov.drivers import Order, Uart
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
@@ -83,9 +85,14 @@ def make_consoles(ctx: Context, vm: VMRecord) -> tuple[Uart, ...]:
     uarts = []
     for port in range(vm.consoles):
         base, log = ctx.home.console_port(vm.id, port), ctx.home.console_log(vm.name, port)
-        ports.make_port(base, log)
-        kind = ctx.host.console_kind
-        uarts.append(Uart(kind, ports.socket_path(base) if kind == "unix" else base, log))
+        if ctx.host.console_kind == "pipe":
+            ports.make_port(base, log)
+            uarts.append(Uart("pipe", base, log))
+        else:
+            ports.make_port(base, log, relayed=True)
+            daemon = daemon_log(log)
+            os.close(os.open(daemon, os.O_CREAT | os.O_WRONLY, 0o600))
+            uarts.append(Uart("unix", ports.socket_path(base), daemon))
     return tuple(uarts)
 
 

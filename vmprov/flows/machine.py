@@ -365,7 +365,7 @@ class Machine:
         # What has to come, rather than what might come before it.
         needed = self._flow.stages[self._reachable()[-1]].expect
         awaited = " or ".join(in_words(pattern) for pattern in needed[:4]) + (" or others" if needed[4:] else "")
-        why = f"waited {stayed:.1f} s in stage {self.stage} for {awaited}; the limit of {whose}, {limit:g} s, is up"
+        why = f"waited {stayed:.1f} s for {awaited} in stage {self.stage}; the limit of {whose}, {limit:g} s, is up"
         near = nearest(expected, lines)
         if near:
             why += f"; nearest to it came {near!r}"

@@ -37,7 +37,9 @@ from vmprov.flows.normal import INTRUDER, begun_intruder, clean, intruders, unfi
 LONGEST_SEGMENT = 64 * 1024
 _OVERLAP = 4 * 1024
 _BLOCK = 8 * 1024
-_PART = 1024
+# Where there is something in a block, it is searched in so many parts, and these again, down to so many bytes.
+_PARTS = 4
+_PART = 64
 # Bytes of a torn line that are kept to be put together.
 _LONGEST_OPEN = 4 * 1024
 # Bytes of DFA states that RE2 may keep for one expression.
@@ -75,7 +77,8 @@ def _line_end(data: bytes, begin: int = 0, end: int | None = None) -> int:
 
 
 def _shows_start(data: bytes) -> bool:
-    return _compiled(FIRMWARE_START, latin1=True).search(data) is not None
+    marked = b"SeaBIOS" in data or b"\x1b" in data
+    return marked and _compiled(FIRMWARE_START, latin1=True).search(data) is not None
 
 
 def _only_intruders(raw: bytes) -> bool:
@@ -158,7 +161,7 @@ class Watch:
     def find(self, lines: Sequence[Line], *, at_rest: bool = False) -> tuple[Rule, Line] | None:
         """The first rule that fits one of ``lines``; prompts only where they are ``at_rest``."""
         if not (at_rest and self._prompts):
-            lines = [line for line in lines if self._any is not None and self._any.search(line.text)]
+            lines = [line for line in lines if line.text and self._any is not None and self._any.search(line.text)]
         if not lines:
             return None
         rules = self._ordered if at_rest else self._lines
@@ -304,15 +307,17 @@ class Console:
     def _block(self, raw: bytes, offset: int, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
         if self._pass_over(raw, watch()):
             return
-        if len(raw) <= _PART:
+        part = len(raw) // _PARTS
+        if part < _PART:
             yield from self._by_line(raw, offset, watch)
             return
         begin = 0
         while begin < len(raw):
-            end = _line_end(raw, begin + _PART) or len(raw)
-            part = raw[begin:end]
-            if not self._pass_over(part, watch()):
-                yield from self._by_line(part, offset + begin, watch)
+            end = _line_end(raw, begin + part) or len(raw)
+            if end - begin == len(raw):
+                yield from self._by_line(raw, offset, watch)
+                return
+            yield from self._block(raw[begin:end], offset + begin, watch)
             begin = end
 
     def _pass_over(self, raw: bytes, watch: Watch) -> bool:

@@ -48,7 +48,7 @@ _UNFINISHED = re.compile(
     re.VERBOSE,
 )
 _CONTROL_CHARACTER = re.compile(rb"\xc2[\x80-\x9f]")
-_ERASING_LINE = re.compile(rb"[^\n]*\x08[^\n]*")
+_ERASING_LINE = re.compile(rb"^[^\n\x08]*\x08[^\n]*", re.MULTILINE)
 # Kernel lines, with printk's caller and level as far as they are there, and systemd's status lines.
 INTRUDER = (
     rb"(?:<[0-9]{1,3}>)?\[(?: {0,5}[0-9]{1,7}\.[0-9]{1,9}"
@@ -98,7 +98,7 @@ def intruders(line: bytes) -> list[int]:
     >>> intruders(b"Pass[   12.345678] eth0: up"), intruders(b"[  OK  ] Started X."), intruders(b"[sudo] password:")
     ([4], [0], [])
     """
-    return [found.start() for found in _INTRUDER.finditer(line)]
+    return [found.start() for found in _INTRUDER.finditer(line)] if b"[" in line else []
 
 
 def begun_intruder(line: bytes) -> int:
