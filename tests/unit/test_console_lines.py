@@ -145,6 +145,17 @@ def test_histories_of_several_machines_are_merged_in_the_order_of_time(tmp_path:
     assert merged == followed
 
 
+def test_a_line_is_not_told_before_an_older_one_that_takes_longer_to_read(tmp_path: Path) -> None:
+    long, short = Capturing(tmp_path / "long.log"), Capturing(tmp_path / "short.log")
+    long.say(b"x" * 65536, 100.0)
+    short.say(b"later\n", 101.0)
+    long.say(b"y" * 100_000 + b"\n", 99.0, 100.5)
+
+    lines = told({"short": short.log, "long": long.log})
+
+    assert [line.vm for line in lines] == ["long", "long", "long", "short"]
+
+
 def test_the_order_is_that_of_time_also_where_the_wall_clock_was_set_back(tmp_path: Path) -> None:
     one, two = Capturing(tmp_path / "one.log"), Capturing(tmp_path / "two.log")
     one.say(b"first\n", 5000.0, 10.0)
@@ -302,6 +313,24 @@ def test_a_reader_from_whom_bytes_were_dropped_does_not_glue_together_what_is_le
     following.wait_for("[vmprov: 64KiB of older output were dropped to stay within the limit]")
 
     assert following.stop()[-1].text == "x" * 16 + "ne of another"
+
+
+def test_what_a_reader_had_of_a_line_that_was_dropped_is_shown(log: Path) -> None:
+    capture = Capturing(log)
+    capture.say(b"one\nan unfinished li", 100.0)
+    followed = Followed("vm-1", log, ALL)
+    first = followed.look()
+
+    capture.note(Mark.TRIMMED, 65536)
+    capture.say(b"x" * 65536 + b"ne of another\n", 101.0)
+    later = [line for _ in range(3) for line in followed.look()]
+    followed.close()
+
+    assert [line.text for line in first] == ["one"]
+    assert [(line.text[:20], line.complete, line.note) for line in later] == [
+        ("an unfinished li", False, False), ("[vmprov: 64KiB of ol", True, True),
+        ("x" * 20, True, False),
+    ]  # fmt: skip
 
 
 def test_places_where_the_disk_was_full_are_shown_where_they_are(log: Path) -> None:

@@ -1,9 +1,10 @@
-"""Typing and draining on hosts whose QEMU serves each console as a socket.
+"""Typing on hosts whose QEMU serves each console as a socket.
 
 There, QEMU runs as a user who cannot open our files, so that libvirt has to hand it a listening socket. The keeper
-is that socket's one client: it throws away what it receives (the capture has it), and forwards what is written into
-the FIFO. So that on these hosts, too, a console is a capture to read and a FIFO to write, and nobody can stall the
-guest.
+forwards what is written into the FIFO. So that on these hosts, too, a console is a capture to read and a FIFO to write.
+
+It is connected only while somebody types. A client that is connected takes its own copy of each byte, and a few hundred
+of them that it has not read yet make QEMU wait, and drop what the guest sends meanwhile; without one, QEMU never waits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,64 +21,62 @@ from vmprov.paths import Home
 
 _BLOCK = 16 * 1024
 _SOCKET = ".sock"
+# Seconds after the last byte typed for which it stays connected.
+_LINGER = 1.0
+# The kernel's list of UNIX sockets; those that listen have this flag (__SO_ACCEPTCON).
+_SOCKETS = Path("/proc/net/unix")
+_LISTENS = 0x10000
 
 
 def bridges_of(home: Home) -> dict[Path, Path]:
-    """FIFO -> socket, of all consoles that are sockets now."""
+    """FIFO -> socket, of all consoles whose QEMU runs and serves a socket."""
     try:
         sockets = [path for path in home.consoles.iterdir() if path.suffix == _SOCKET]
     except OSError:
         return {}
-    return {fifo: path for path in sockets if (fifo := input_path(path.with_suffix(""))).exists()}
+    if not sockets:
+        return {}
+    served = _listening()
+    return {
+        fifo: path for path in sockets if str(path) in served and (fifo := input_path(path.with_suffix(""))).exists()
+    }
+
+
+def _listening() -> set[str]:
+    """The paths of UNIX sockets on which somebody listens."""
+    found = set()
+    for line in _SOCKETS.read_text(errors="replace").splitlines()[1:]:
+        # Num RefCount Protocol Flags Type St Inode Path
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and int(fields[3], 16) & _LISTENS:
+            found.add(fields[7])
+    return found
 
 
 class Bridge:
-    """Between one socket and one FIFO; the FIFO has a reader exactly while the socket has a client."""
+    """From one FIFO to one socket. While it exists, the FIFO has a reader."""
 
     def __init__(self, path: Path, fifo: Path, selector: selectors.BaseSelector) -> None:
+        """Raises :class:`OSError` if the FIFO cannot be opened."""
         self._path = path
-        self._fifo_path = fifo
         self._selector = selector
         self._socket: socket.socket | None = None
-        self._fifo = -1
         self._pending = b""
-
-    def mend(self) -> None:
-        """Connect unless connected; nobody there is no error."""
-        if self._socket is not None:
-            return
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.setblocking(False)
-        try:
-            stream.connect(str(self._path))
-            # For writing too, or each writer that leaves would look like the end of input.
-            self._fifo = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            stream.close()
-            return
-        self._socket = stream
-        self._selector.register(stream, selectors.EVENT_READ, self)
+        self._typed = 0.0
+        # For writing too, or each writer that leaves would look like the end of input.
+        self._fifo = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._fifo, selectors.EVENT_READ, self)
 
     def serve(self) -> None:
         """Copy what is there."""
-        if self._socket is None:
-            return
-        try:
+        if not self._pending:
             with suppress(BlockingIOError):
-                if not self._socket.recv(_BLOCK):
-                    raise ConnectionResetError
-            if not self._pending:
-                with suppress(BlockingIOError):
-                    self._pending = os.read(self._fifo, _BLOCK)
-            if self._pending:
-                with suppress(BlockingIOError):
-                    self._pending = self._pending[self._socket.send(self._pending) :]
-        except OSError:
-            self.close()
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._pending else 0)
-        self._selector.modify(self._socket, events, self)
+                self._pending = os.read(self._fifo, _BLOCK)
+                self._typed = time.monotonic()
+        if self._pending and self._socket is None:
+            self._connect()
+        if self._socket is not None:
+            self._exchange(self._socket)
         # A guest that does not read must not make us spin over the FIFO.
         listening = self._fifo in self._selector.get_map()
         if self._pending and listening:
@@ -84,13 +84,47 @@ class Bridge:
         elif not self._pending and not listening:
             self._selector.register(self._fifo, selectors.EVENT_READ, self)
 
-    def close(self) -> None:
-        """Disconnect; :meth:`mend` connects again."""
-        if self._socket is None:
+    def _connect(self) -> None:
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.setblocking(False)
+        try:
+            stream.connect(str(self._path))
+        except OSError:  # QEMU has just ended, or somebody else is connected
+            stream.close()
             return
-        self._selector.unregister(self._socket)
+        self._socket = stream
+        self._selector.register(stream, selectors.EVENT_READ, self)
+
+    def _exchange(self, stream: socket.socket) -> None:
+        """Throw away what is received - the capture has it - and send what is pending."""
+        try:
+            with suppress(BlockingIOError):
+                if not stream.recv(_BLOCK):
+                    raise ConnectionResetError
+            with suppress(BlockingIOError):
+                self._pending = self._pending[stream.send(self._pending) :] if self._pending else b""
+        except OSError:
+            self._pending = b""
+            self._disconnect()
+            return
+        self._selector.modify(stream, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._pending else 0), self)
+
+    def rest(self) -> None:
+        """Disconnect once nobody has typed for a while; try again what could not be sent."""
+        if self._pending:
+            self.serve()
+        elif self._socket is not None and time.monotonic() - self._typed > _LINGER:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        """Let go of socket and FIFO."""
+        self._disconnect()
         if self._fifo in self._selector.get_map():
             self._selector.unregister(self._fifo)
-        self._socket.close()
         os.close(self._fifo)
-        self._socket, self._fifo, self._pending = None, -1, b""

@@ -265,9 +265,10 @@ class Keeper:
         for path in self._bridges.keys() - wanted.keys():
             self._bridges.pop(path).close()
         for path in wanted.keys() - self._bridges.keys():
-            self._bridges[path] = Bridge(wanted[path], path, self._selector)
+            with suppress(OSError):  # its VM is being removed
+                self._bridges[path] = Bridge(wanted[path], path, self._selector)
         for bridge in self._bridges.values():
-            bridge.mend()
+            bridge.rest()
         sources = relays_of(self._home)
         for log in self._relays.keys() - sources.keys():
             self._relays.pop(log).close()
