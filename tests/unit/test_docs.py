@@ -19,20 +19,31 @@ import click
 import pytest
 
 import vmprov
-from vmprov import errors
+from vmprov import errors, views
 from vmprov.cli import app
+from vmprov.console.index import Moment
+from vmprov.console.inputs import Typed
+from vmprov.console.lines import Line
+from vmprov.console.session import Ran
 from vmprov.doctor import Finding
+from vmprov.flows.load import flow_names, parse_flow, schema
+from vmprov.flows.machine import REBOOT_LOOP
+from vmprov.flows.signatures import shipped_signatures
+from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.images import Image
+from vmprov.settings import Settings
 from vmprov.views import (
     CreateResult,
     DeleteResult,
     Failure,
     HostView,
+    PortVerdict,
     StageStatistics,
     StageStay,
     Timeline,
     VMView,
 )
+from vmprov.vm import VM, VMConsole
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -41,9 +52,12 @@ PAGES = [README, ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 CLI = DOCS / "reference" / "cli.md"
 LIBRARY = DOCS / "reference" / "library.md"
 SETTINGS = DOCS / "reference" / "settings.md"
+FLOWS = DOCS / "reference" / "flows.md"
 # What the simulator needs where a page shows the default driver and image.
 SIMULATED = ("--driver", "fake", "--image", "")
 LIMIT = 60
+# The mark of a block that is the text of a file, which commands below it use.
+FILE = "file: "
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
@@ -266,6 +280,9 @@ SHAPES = {
     "Finding": Finding("", "", "").to_json(),
     "Timeline": Timeline("", "", "", "", 0.0, (StageStay("", 0.0, None, 0.0, ""),)).to_json(),
     "StageStatistics": StageStatistics("", "", "", 0, None, None, {}).to_json(),
+    "Line": Line("", "", 0, Moment(0.0, 0.0)).to_json(),
+    "Verdict": Verdict("success").to_json(),
+    "PortVerdict": PortVerdict("", "", "", "", "", "", "", {}, [StageTime("", 0.0).to_json()]).to_json(),
 }
 
 
@@ -337,6 +354,39 @@ def test_every_method_of_the_facade_is_documented_with_its_parameters() -> None:
     assert {name: re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", given) for name, given in shown.items()} == methods
 
 
+@pytest.mark.parametrize(("kind", "title"), [(VM, "Of a VM"), (VMConsole, "Of a console")])
+def test_every_member_of_a_machine_and_its_consoles_is_documented(kind: type, title: str) -> None:
+    text = section(LIBRARY, "VM and its consoles")
+    (table,) = re.findall(rf"^\| {title} \|.*\n((?:\|.*\n)*)", text, re.M)
+    shown = dict(re.findall(r"^\| `(\w+)(?:\(([^`]*)\))?`", table, re.M))
+    members = {name for name in dir(kind) if not name.startswith("_")} | {"name", "log"} & set(shown)
+
+    # What types on it is reached through the methods.
+    assert set(shown) == members - {"session"}
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_"):
+            parameters = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+            assert re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", shown[name]) == parameters, name
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Line, Moment, Verdict, Timeline, StageStay, StageStatistics, views.Usual, PortVerdict, Typed, Ran],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_field_of_what_is_returned_is_documented(kind: type) -> None:
+    text = section(LIBRARY, "What is returned")
+    (row,) = re.findall(rf"^\| `{kind.__name__}` \| (.*) \|$", text, re.M)
+
+    assert {field.name for field in dataclasses.fields(kind)} <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_every_field_of_the_settings_is_documented() -> None:
+    text = section(LIBRARY, "Settings")
+
+    assert {field.name for field in dataclasses.fields(Settings)} <= set(re.findall(r"`(\w+)`", text))
+
+
 def test_every_field_of_the_request_is_documented() -> None:
     shown = [cell.strip("`") for cell in first_cells(section(LIBRARY, "CreateRequest"))]
 
@@ -348,6 +398,50 @@ def test_every_error_is_documented() -> None:
     shown = [cell.strip("`") for cell in first_cells(section(LIBRARY, "VmprovError"))]
 
     assert sorted(shown) == sorted(kinds)
+
+
+# flows
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language in ("yaml", "yml")], ids=lambda block: block.where
+)
+def test_a_shown_flow_is_one(block: Block) -> None:
+    assert parse_flow(block.text, block.where).stages
+
+
+def test_every_field_of_the_grammar_is_named() -> None:
+    kinds = {"Flow": schema(), **schema()["$defs"]}
+    pattern = set(kinds["Failure"]["properties"]) & set(kinds["Recovery"]["properties"]) - {"class"}
+
+    for kind, described in kinds.items():
+        shown = {cell.strip("`") for cell in first_cells(section(FLOWS, kind))}
+        assert shown == set(described["properties"]) - pattern, kind
+    assert {cell.strip("`") for cell in first_cells(section(FLOWS, "Pattern"))} == pattern
+
+
+def test_every_shipped_flow_is_named() -> None:
+    shown = [cell.strip("`") for cell in first_cells(section(FLOWS, "The flows that come with vmprov"))]
+
+    assert sorted(shown) == flow_names()
+
+
+def test_every_shipped_failure_is_named_with_its_meaning() -> None:
+    text = section(FLOWS, "Failures that are always known")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", text, re.M))
+
+    assert list(rows) == list(dict.fromkeys(one.failure_class for one in shipped_signatures()))
+    assert [one.why for one in shipped_signatures() if one.why not in rows[one.failure_class]] == []
+    assert f"`{REBOOT_LOOP}`" in text
+
+
+def test_every_other_class_of_failure_is_named() -> None:
+    code = "".join((ROOT / "vmprov" / "engine" / name).read_text() for name in ("create.py", "ready.py"))
+    named = {"libvirt", "power-on", "stopped"}
+
+    assert all(f'"{name}"' in code for name in named)
+    for page in (FLOWS, DOCS / "how-to" / "when-a-machine-fails.md"):
+        assert named <= set(re.findall(r"`([a-z-]+)`", page.read_text()))
 
 
 def test_the_layers_are_those_that_are_checked() -> None:
@@ -397,6 +491,8 @@ def run(argv: list[str], cwd: Path) -> str:
 )
 def test_the_commands_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
     for block in blocks(page):
+        if block.mark.startswith(FILE):
+            (tmp_path / block.mark.removeprefix(FILE)).write_text(block.text)
         if block.runs and block.language == "console":
             for line in shell_lines(block):
                 for call in vmprov_calls(line):
@@ -435,7 +531,8 @@ def test_the_state_directory_holds_what_the_page_says(tmp_path: Path) -> None:
 
 def test_every_block_says_what_it_is_and_every_mark_is_known() -> None:
     known = {"", "run", "layers", *(f"shape: {name}" for name in SHAPES)}
+    marks = [(block.where, block.mark) for block in BLOCKS if not block.mark.startswith(("session:", FILE))]
 
     assert [block.where for block in BLOCKS if not block.language] == []
-    assert [block.where for block in BLOCKS if block.mark not in known and not block.mark.startswith("session:")] == []
+    assert [where for where, mark in marks if mark not in known] == []
     assert [block.where for block in BLOCKS if block.runs and block.language not in ("console", "python")] == []

@@ -6,13 +6,13 @@ import errno
 import fcntl
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -574,6 +574,16 @@ class Server:
             self._client.settimeout(SOON)
         return self._client
 
+    @property
+    def has_client(self) -> bool:
+        """Whether somebody has connected."""
+        return self._client is not None or bool(select.select([self._listener], [], [], 0)[0])
+
+    def forget(self) -> None:
+        """The client is gone; the next one is another."""
+        self.client.close()
+        self._client = None
+
     def hear(self, count: int) -> bytes:
         heard = b""
         while len(heard) < count:
@@ -589,6 +599,15 @@ class Server:
         self._listener.close()
 
 
+def has_reader(fifo: Path) -> bool:
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as problem:
+        assert problem.errno == errno.ENXIO
+        return False
+    return True
+
+
 class Driven:
     """A bridge, and the loop that the keeper has."""
 
@@ -597,6 +616,7 @@ class Driven:
         self._selector = selectors.DefaultSelector()
         self.bridge = Bridge(path, fifo, self._selector)
         self.turns = 0
+        self._closed = False
 
     def until(self, probe: Callable[[], bool]) -> None:
         deadline = Deadline(SOON)
@@ -626,13 +646,18 @@ class Driven:
 
     @property
     def readable(self) -> bool:
-        """Whether the FIFO has a reader."""
-        try:
-            os.close(os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError as problem:
-            assert problem.errno == errno.ENXIO
-            return False
-        return True
+        return has_reader(self.fifo)
+
+    @property
+    def bridge_connected(self) -> bool:
+        """Whether anything but the FIFO is listened to."""
+        return len(self._selector.get_map()) > 1
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.bridge.close()
+            self._selector.close()
 
 
 @pytest.fixture
@@ -646,7 +671,7 @@ def port(home: Home, log: Path) -> Path:
 def driven(port: Path) -> Iterator[Driven]:
     driven = Driven(port.with_name("1-0.sock"), input_path(port))
     yield driven
-    driven.bridge.close()
+    driven.close()
 
 
 @pytest.fixture
@@ -656,18 +681,7 @@ def server(port: Path) -> Iterator[Server]:
     server.close()
 
 
-def test_a_socket_that_talks_is_drained(server: Server, driven: Driven) -> None:
-    driven.bridge.mend()
-    talking = threading.Thread(target=lambda: server.client.sendall(b"x" * 5_000_000))
-    talking.start()
-
-    driven.until(lambda: not talking.is_alive())  # no socket buffers as much
-
-    talking.join()
-
-
 def test_what_is_typed_is_forwarded(server: Server, driven: Driven) -> None:
-    driven.bridge.mend()
     driven.type(b"root\r")
     first = driven.heard_by(server, 5)
     driven.type(b"\x03")
@@ -675,8 +689,36 @@ def test_what_is_typed_is_forwarded(server: Server, driven: Driven) -> None:
     assert first + driven.heard_by(server, 1) == b"root\r\x03"
 
 
+def test_it_is_connected_only_while_somebody_types(
+    server: Server, driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmprov.console.bridge._LINGER", 0.1)
+    driven.bridge.rest()
+    before = server.has_client
+    driven.type(b"x")
+    driven.heard_by(server, 1)
+    a_while(0.15)
+    driven.bridge.rest()
+    end = server.client.recv(1)
+    server.forget()
+    driven.type(b"y")
+
+    assert (before, end) == (False, b"")
+    assert driven.heard_by(server, 1) == b"y"
+    assert driven.readable
+
+
+def test_a_guest_that_talks_meanwhile_is_drained(server: Server, driven: Driven) -> None:
+    driven.type(b"x")
+    driven.heard_by(server, 1)
+    talking = Call(lambda: server.client.sendall(b"x" * 5_000_000))
+
+    driven.until(lambda: talking.ended)  # no socket buffers as much
+
+    talking.result()
+
+
 def test_a_guest_that_talks_and_never_reads_is_drained_and_what_is_typed_waits(server: Server, driven: Driven) -> None:
-    driven.bridge.mend()
     typed = 0
     pattern = b"".join(b"%07d," % number for number in range(200_000))
     quiet = 0
@@ -686,10 +728,9 @@ def test_a_guest_that_talks_and_never_reads_is_drained_and_what_is_typed_waits(s
         quiet = 0 if took else quiet + 1
         driven.turn(0.001)
     assert typed >= 65536
-    talking = threading.Thread(target=lambda: server.client.sendall(b"x" * 2_000_000))
-    talking.start()
-    driven.until(lambda: not talking.is_alive())
-    talking.join()
+    talking = Call(lambda: server.client.sendall(b"x" * 2_000_000))
+    driven.until(lambda: talking.ended)
+    talking.result()
     for _ in range(100):  # what is left in the buffers
         driven.turn(0)
     driven.turns = 0
@@ -701,41 +742,51 @@ def test_a_guest_that_talks_and_never_reads_is_drained_and_what_is_typed_waits(s
     assert driven.heard_by(server, typed) == pattern[:typed]
 
 
-def test_a_socket_that_ends_is_connected_anew_and_has_no_reader_meanwhile(
-    port: Path, server: Server, driven: Driven
-) -> None:
-    before = driven.readable
-    driven.bridge.mend()
-    connected = driven.readable
+def test_a_socket_that_ends_is_connected_to_anew(port: Path, server: Server, driven: Driven) -> None:
+    driven.type(b"x")
+    driven.heard_by(server, 1)
     server.client.sendall(b"bye")
     server.close()
-    driven.until(lambda: not driven.readable)
-    driven.bridge.mend()
-    still = driven.readable
+    driven.until(lambda: not driven.bridge_connected)
     port.with_name("1-0.sock").unlink()
     again = Server(port.with_name("1-0.sock"))
-    driven.bridge.mend()
     driven.type(b"hello again")
     heard = driven.heard_by(again, 11)
     again.close()
 
-    assert (before, connected, still) == (False, True, False)
     assert heard == b"hello again"
 
 
-def test_a_socket_that_is_not_there_is_no_error(driven: Driven) -> None:
-    driven.bridge.mend()
-    driven.bridge.serve()
-    driven.bridge.close()
+def test_what_is_typed_while_nobody_listens_is_sent_later(port: Path, driven: Driven) -> None:
+    driven.type(b"anybody there?")
+    for _ in range(20):
+        driven.turn(0.001)
+    spun = driven.turns
+    late = Server(port.with_name("1-0.sock"))
+    driven.bridge.rest()
+    heard = driven.heard_by(late, 14)
+    late.close()
 
-    assert not driven.readable
+    assert spun == 1
+    assert heard == b"anybody there?"
 
 
-def test_only_sockets_with_a_fifo_are_bridged(home: Home, port: Path, server: Server) -> None:
-    port.with_name("2-0.sock").touch()
+def test_a_fifo_has_a_reader_for_as_long_as_it_is_bridged(driven: Driven) -> None:
+    meanwhile = driven.readable
+    driven.close()
+
+    assert (meanwhile, driven.readable) == (True, False)
+
+
+def test_only_sockets_that_are_served_and_have_a_fifo_are_bridged(home: Home, port: Path, server: Server) -> None:
     port.with_name("libvirt").touch()
+    Server(port.with_name("2-0.sock")).close()  # a dead one
+    make_port(port.with_name("2-0"), home.console_log("vm-1", 1))
+    without = Server(port.with_name("3-0.sock"))
+    found = bridges_of(home)
+    without.close()
 
-    assert bridges_of(home) == {input_path(port): port.with_name("1-0.sock")}
+    assert found == {input_path(port): port.with_name("1-0.sock")}
     assert bridges_of(Home(home.root / "nowhere")) == {}
 
 
@@ -744,12 +795,16 @@ def test_the_keeper_bridges_sockets_by_itself(
 ) -> None:
     from vmprov.console.session import open_console
 
-    start()
-    server.client.sendall(b"x" * 1_000_000)
-    soon(lambda: Driven(port, input_path(port)).readable, "reader of the FIFO")
+    pid = start()
+    soon(lambda: has_reader(input_path(port)), "reader of the FIFO")
+    silent = server.has_client
     with open_console(port, log, name="vm-1") as console:
         console.sendline("root")
+        heard = server.hear(5)
+        server.client.sendall(b"x" * 1_000_000)
 
-    assert server.hear(5) == b"root\r"
+    assert (silent, heard) == (False, b"root\r")
+    assert server.client.recv(1) == b""  # nobody types any more
     server.close()
-    soon(lambda: not Driven(port, input_path(port)).readable, "end of the FIFO's reader")
+    soon(lambda: not has_reader(input_path(port)), "end of the FIFO's reader")
+    assert keepers(home) == [pid]

@@ -23,6 +23,8 @@ _COLOURS = {
 }
 _FINAL = frozenset(("ready", "removed", "failed", "timeout", "broken", "cancelled", "running", "stopped"))
 _REFRESHES_PER_SECOND = 4
+# Characters that stay of a name or a stage where the last line takes all the room.
+_LEAST_WIDTH = 8
 
 
 @dataclass
@@ -133,10 +135,10 @@ class LiveProgress:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("VM", no_wrap=True)
-        table.add_column("STAGE", no_wrap=True)
+        table.add_column("VM", no_wrap=True, min_width=_LEAST_WIDTH)
+        table.add_column("STAGE", no_wrap=True, min_width=_LEAST_WIDTH)
         for column in self.figures:
-            table.add_column(column, no_wrap=True, justify="right")
+            table.add_column(column, no_wrap=True, justify="right", min_width=len(column))
         table.add_column("LAST LINE", no_wrap=True)
         with self._lock:
             for name, row in self._rows.items():
