@@ -160,7 +160,7 @@ class Vmprov:
         """
         from vmprov.engine.create import Creation, parallelism
         from vmprov.engine.records import record
-        from vmprov.engine.secrets import resolve
+        from vmprov.engine.secrets import Secrets
         from vmprov.flows.load import load_flow
 
         flow = load_flow(request.flow) if request.flow else None
@@ -169,7 +169,10 @@ class Vmprov:
         ctx.host.up(self.events)
         ctx.driver.check(events=self.events, cancel=self.cancel)
         parallel = parallelism(ctx, request)
-        secrets = resolve(flow, ask=self.ask) if flow else {}
+        secrets = Secrets(flow, ask=self.ask) if flow else None
+        if secrets is not None:
+            for name in request.vm_names({vm.name for vm in self.store.vms()}):
+                secrets.of(name)
         batch = record(ctx, request)
         outcomes = Creation(ctx, batch, request, parallel=parallel, flow=flow, secrets=secrets).run()
         return CreateResult(
@@ -234,13 +237,14 @@ class Vmprov:
         :class:`SpecError` for a flow or URL that cannot be meant.
         """
         from vmprov.engine.device import watch_port
-        from vmprov.engine.secrets import resolve
+        from vmprov.engine.secrets import Secrets
         from vmprov.flows.load import load_flow
 
         wanted = load_flow(flow)
         self.home.create()
+        secrets = Secrets(wanted, ask=self.ask).of(url)
         verdict, timeline, log = watch_port(
-            self.home, url, baud, wanted, secrets=resolve(wanted, ask=self.ask), cancel=self.cancel, limit=limit,
+            self.home, url, baud, wanted, secrets=secrets, cancel=self.cancel, limit=limit,
             entered=lambda stage, at: self.events.emit(StageChanged(vm=url, stage=stage, started=at)),
         )  # fmt: skip
         self.events.emit(StageChanged(vm=url, stage=str(verdict), why=verdict.why))

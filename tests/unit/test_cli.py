@@ -63,7 +63,8 @@ class Cli:
     @property
     def environ(self) -> dict[str, str]:
         """What it finds in its environment."""
-        return {"VMPROV_HOME": str(self.home.root), "VMPROV_HOST": "fake:"}
+        # A keeper would outlive the test, as long as there are machines.
+        return {"VMPROV_HOME": str(self.home.root), "VMPROV_HOST": "fake:", "VMPROV_KEEPER": "off"}
 
     def __call__(self, *words: str, typed: str = "", **environ: str) -> Ran:
         """Run it; ``typed`` comes from something that is no terminal."""

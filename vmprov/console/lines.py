@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from vmprov.spec.quantities import format_size
 from vmprov.waiting import Cancel
 
 _BLOCK = 64 * 1024
+_PLAIN = re.compile(rb"[\t\x20-\x7e]{1,4096}\r?\n")
 # Seconds without a byte after which an unfinished line is taken for a prompt.
 _SILENCE = 0.3
 # Seconds between two looks at which sources there are, and between two looks at the files.
@@ -142,11 +144,17 @@ class _Reader:
         while start < len(data):
             end = data.find(b"\n", start) + 1 or len(data)
             yield from self._losses(offset + end - 1)
-            for text in self._reader.feed(data[start:end]):
+            for text in self._texts(data[start:end]):
                 yield from self._complete(text, offset + end)
             if data[end - 1 : end] == b"\n":
                 self._line_start = offset + end
             start = end
+
+    def _texts(self, data: bytes) -> list[str]:
+        # Most lines have nothing in them that would have to be cleaned away.
+        if _PLAIN.fullmatch(data) and self._reader.at_start:
+            return [data.rstrip(b"\r\n").decode("ascii")]
+        return self._reader.feed(data)
 
     def _gap(self, offset: int) -> Iterator[Line]:
         """Say what is missing before ``offset``; the line before it is not the line behind it."""

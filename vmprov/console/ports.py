@@ -58,5 +58,7 @@ def make_port(base: Path, log: Path, *, relayed: bool = False) -> None:
 
 def remove_port(base: Path) -> None:
     """Remove a UART's files but the capture; gone is success."""
-    for path in (input_path(base), _output_path(base), socket_path(base), lock_path(base), relay_path(base)):
+    # With those that a writer was killed over: their names begin with that of the lock.
+    locks = base.parent.glob(f"{lock_path(base).name}*")
+    for path in (input_path(base), _output_path(base), socket_path(base), relay_path(base), *locks):
         path.unlink(missing_ok=True)

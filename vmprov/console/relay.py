@@ -74,8 +74,8 @@ class Relay:
                 return False
             kept = [_contents(fd) for fd in files]
             tail = _end_of(self._log)
-            place = b"".join(kept).rfind(tail) + len(tail) if tail else 0
-            if place < len(tail):
+            place = _behind(tail, b"".join(kept), self._log.stat().st_size)
+            if place < 0:
                 self._tell_loss()
                 place = 0
             number = 0
@@ -132,6 +132,15 @@ def _same(path: Path, fd: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _behind(tail: bytes, stream: bytes, size: int) -> int:
+    """Where ``stream`` goes on behind the ``tail`` of a capture of ``size`` bytes; -1 if that is not in it."""
+    # As long as the daemon has thrown nothing away, that is where the capture ends.
+    if stream[:size].endswith(tail) and size <= len(stream):
+        return size
+    found = stream.rfind(tail)
+    return found + len(tail) if found >= 0 else -1
 
 
 def _contents(fd: int) -> bytes:

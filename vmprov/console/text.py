@@ -53,6 +53,11 @@ class Stripper:
         """The text in ``data``; what may be the start of a sequence is held back until more arrives."""
         return self._strip(self._held + self._decoder.decode(data))
 
+    @property
+    def at_start(self) -> bool:
+        """Whether nothing is held back, and the cursor stands where it is expected."""
+        return not self._held and not self._jumped and not self._in_line and not self._decoder.getstate()[0]
+
     def finish(self) -> str:
         """What was held back, as far as it is text; nothing may be fed after this."""
         return self._strip(self._held + self._decoder.decode(b"", final=True))
@@ -166,6 +171,11 @@ class LineReader:
     def feed(self, data: bytes) -> list[str]:
         """Every line that ``data`` completes, cleaned and without its end."""
         return self._take(self._stripper.feed(data))
+
+    @property
+    def at_start(self) -> bool:
+        """Whether nothing of a line has arrived."""
+        return not self._row.width and self._stripper.at_start
 
     @property
     def pending(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vmprov.engine.context import Context
 from vmprov.engine.history import remember
 from vmprov.engine.ready import judge
-from vmprov.engine.secrets import resolve
+from vmprov.engine.secrets import Secrets
 from vmprov.engine.watch import begun
 from vmprov.errors import Failed, NotFound
 from vmprov.hypervisor import DomainState
@@ -24,9 +24,7 @@ def creating(ctx: Context, lab: str) -> Turn:
     return Turn(ctx.home.lock(f"creating-{lab}"), shared=True)
 
 
-def attend(
-    ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[str], str] | None
-) -> VMRecord:
+def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[str], str] | None) -> VMRecord:
     """Watch a VM until it has a verdict; returns its record then. A VM that has one is left as it is.
 
     Where the ``create`` that made it is gone, this goes on in its place: it replays the captures to the present
@@ -48,7 +46,7 @@ def attend(
             raise Failed("it was never powered on", hint=f"run: vmprov delete {vm.name}")
         ctx.cancel.sleep(_INTERVAL)
     flow, beginning = before
-    judged = judge(ctx, vm, image, flow, beginning, resolve(flow, ask=ask))
+    judged = judge(ctx, vm, image, flow, beginning, Secrets(flow, ask=ask).of(vm.name))
     if not _at_work(ctx, vm.lab):
         state = "ready" if judged.verdict.kind == "success" else "failed"
         remember(ctx, vm, judged, state=state, seconds=round(judged.verdict.at, 1))

@@ -16,8 +16,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from vmprov.capacity import sensible_parallelism
 from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
@@ -29,6 +27,7 @@ from vmprov.engine.prepare import prepare_lab, prepare_vm
 from vmprov.engine.ready import Judged, judge, proof_of
 from vmprov.engine.records import Batch
 from vmprov.engine.remove import remove_lab_if_empty, remove_vm
+from vmprov.engine.secrets import Secrets
 from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Flow
@@ -70,14 +69,14 @@ class Creation:
         *,
         parallel: int,
         flow: Flow | None = None,
-        secrets: Mapping[str, SecretStr] | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
-        """``flow``: what the consoles have to pass; ``secrets``: what it types, by name."""
+        """``flow``: what the consoles have to pass; ``secrets``: what it types."""
         self._ctx = ctx
         self._batch = batch
         self._request = request
         self._flow = flow
-        self._secrets = secrets or {}
+        self._secrets = secrets
         self._beginnings: dict[str, Beginning] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._started = time.monotonic()
@@ -159,7 +158,8 @@ class Creation:
             if refusal is not None:
                 raise refusal
             flow, _ = proof_of(vm, self._flow)
-            judged = judge(self._ctx, vm, self._batch.image, flow, self._beginnings[vm.name], self._secrets)
+            secrets = self._secrets.of(vm.name) if self._secrets else {}
+            judged = judge(self._ctx, vm, self._batch.image, flow, self._beginnings[vm.name], secrets)
             if judged.verdict.kind == "success":
                 self._succeed(vm, judged)
             else:

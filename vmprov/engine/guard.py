@@ -43,11 +43,13 @@ class Guard:
         for vm in self._ready():
             for console in range(vm.consoles):
                 present[self._home.console_log(vm.name, console)] = vm
-        for log in self._guarded.keys() - present.keys():
-            self._positions.pop(log, None)
-            self._machines.pop(self._guarded[log].id, None)
-        for log in present.keys() - self._guarded.keys():
-            self._positions[log] = self._judged_until(log)
+        for log, vm in self._guarded.items():
+            if log not in present or present[log].id != vm.id:
+                self._positions.pop(log, None)
+                self._machines.pop(vm.id, None)
+        for log in present:
+            if log not in self._positions:
+                self._positions[log] = self._judged_until(log)
         self._guarded = present
         for log, vm in present.items():
             with suppress(OSError):

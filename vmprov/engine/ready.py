@@ -104,9 +104,7 @@ def failure_of(judged: Judged) -> VmprovError:
 
 
 class _Judge:
-    def __init__(
-        self, ctx: Context, vm: VMRecord, image: Image | None, watch: Watch, beginning: Beginning
-    ) -> None:
+    def __init__(self, ctx: Context, vm: VMRecord, image: Image | None, watch: Watch, beginning: Beginning) -> None:
         self._ctx = ctx
         self._vm = vm
         self._watch = watch

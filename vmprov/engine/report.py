@@ -25,7 +25,7 @@ from vmprov.engine.kept import RECORD, Kept
 from vmprov.engine.readme import TITLE, readme
 from vmprov.engine.redact import Redactor
 from vmprov.engine.repeat import create_command
-from vmprov.engine.secrets import resolve
+from vmprov.engine.secrets import Secrets
 from vmprov.engine.timeline import read_timeline
 from vmprov.errors import Failed, NameTaken, SpecError, VmprovError
 from vmprov.flows.grammar import Flow
@@ -84,7 +84,7 @@ def known_secrets(directory: Path) -> list[str]:
     values = []
     for name, secret in flow.secrets.items():
         with suppress(SpecError):
-            found = resolve(flow.model_copy(update={"secrets": {name: secret}}))
+            found = Secrets(flow.model_copy(update={"secrets": {name: secret}})).of(directory.name)
             values += [value.get_secret_value() for value in found.values()]
     return values
 

@@ -12,48 +12,59 @@ from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow, Secret
 
 
-def resolve(
-    flow: Flow, *, ask: Callable[[str], str] | None = None, environ: Mapping[str, str] = os.environ
-) -> dict[str, SecretStr]:
-    """Every secret of a flow by name; people are asked last, when nothing else is missing.
+class Secrets:
+    """The secrets of a flow; a person is asked once for each, whatever the number of VMs."""
 
-    Raises :class:`SpecError` with all that are missing.
-    """
-    found: dict[str, SecretStr] = {}
-    questions: dict[str, str] = {}
-    problems: list[str] = []
-    for name, secret in flow.secrets.items():
-        value, why = _without_asking(secret, environ)
-        if value:
-            found[name] = SecretStr(value)
-        elif secret.ask and ask:
-            questions[name] = secret.ask
-        else:
-            problems.append(f"flow {flow.flow} needs the secret {name!r}: {why}")
-    if problems:
-        raise SpecError("; ".join(problems), problems=problems)
-    for name, question in questions.items():
-        assert ask is not None
-        found[name] = SecretStr(ask(question))
-    return found
+    def __init__(
+        self, flow: Flow, *, ask: Callable[[str], str] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._flow = flow
+        self._ask = ask
+        self._environ = environ
+        self._answers: dict[str, SecretStr] = {}
+
+    def of(self, vm: str) -> dict[str, SecretStr]:
+        """Every secret for a VM, by name; people are asked last, when nothing else is missing.
+
+        Raises :class:`SpecError` with all that are missing.
+        """
+        found: dict[str, SecretStr] = {}
+        questions: dict[str, str] = {}
+        problems: list[str] = []
+        for name, secret in self._flow.secrets.items():
+            value, why = _without_asking(secret, vm, self._environ)
+            if value:
+                found[name] = SecretStr(value)
+            elif secret.ask and (self._ask or name in self._answers):
+                questions[name] = secret.ask
+            else:
+                problems.append(f"flow {self._flow.flow} needs the secret {name!r}: {why}")
+        if problems:
+            raise SpecError("; ".join(problems), problems=problems)
+        for name, question in questions.items():
+            if name not in self._answers and self._ask:
+                self._answers[name] = SecretStr(self._ask(question))
+            found[name] = self._answers[name]
+        return found
 
 
-def _without_asking(secret: Secret, environ: Mapping[str, str]) -> tuple[str, str]:
+def _without_asking(secret: Secret, vm: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """The value, or why there is none."""
     missing = []
-    if secret.env:
-        if value := environ.get(secret.env, ""):
+    variable, file = ((text or "").replace("{vm}", vm) for text in (secret.env, secret.file))
+    if variable:
+        if value := environ.get(variable, ""):
             return value, ""
-        missing.append(f"{secret.env} is not set")
-    if secret.file:
+        missing.append(f"{variable} is not set")
+    if file:
         try:
-            lines = Path(secret.file).expanduser().read_text().splitlines()
+            lines = Path(file).expanduser().read_text().splitlines()
         except (OSError, UnicodeDecodeError) as problem:
-            missing.append(f"{secret.file} cannot be read: {getattr(problem, 'strerror', None) or 'not text'}")
+            missing.append(f"{file} cannot be read: {getattr(problem, 'strerror', None) or 'not text'}")
         else:
             if lines and lines[0]:
                 return lines[0], ""
-            missing.append(f"{secret.file} is empty")
+            missing.append(f"{file} is empty")
     if secret.ask:
         missing.append("nobody can be asked")
     return "", " and ".join(missing)

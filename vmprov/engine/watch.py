@@ -282,7 +282,10 @@ class Watch:
     def _send(self, link: Link, data: bytes) -> None:
         deadline = Deadline(_TYPING_LIMIT)
         while data:
-            sent = link.send(data[:1] if self.flow.pacing else data)
+            try:
+                sent = link.send(data[:1] if self.flow.pacing else data)
+            except OSError as problem:
+                raise Failed(f"the flow could not type: {problem.strerror or problem}") from problem
             data = data[sent:]
             if not sent:
                 if deadline.expired:
