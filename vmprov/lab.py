@@ -14,24 +14,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from vmprov.containers.engine import Engine
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, NotFullyUndone, VmprovError
-from vmprov.events import Events, Listener, StageChanged
-from vmprov.hosts import Acceleration, Host, open_host
+from vmprov.events import StageChanged
+from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
-from vmprov.paths import Home
-from vmprov.runner import LocalRunner, Runner
-from vmprov.settings import Settings
-from vmprov.store import Store, VMRecord
+from vmprov.store import VMRecord
 from vmprov.views import (
     CreateResult,
     DeleteResult,
@@ -43,12 +37,13 @@ from vmprov.views import (
     Usual,
     VMView,
 )
-from vmprov.waiting import Cancel, Deadline
+from vmprov.waiting import Deadline
+from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
     from vmprov.engine.context import Context
     from vmprov.engine.create import Outcome
-    from vmprov.images import Image, Images
+    from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
 
@@ -60,95 +55,12 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov:
+class Vmprov(Workspace):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
     ``ask`` puts a question about a secret to a person and returns the answer; without, nobody is asked.
     """
-
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        listeners: Sequence[Listener] = (),
-        cancel: Cancel | None = None,
-        runner: Runner | None = None,
-        ask: Callable[[str], str] | None = None,
-    ) -> None:
-        self.settings = settings or Settings.from_environ()
-        self.home = Home(self.settings.home)
-        self.events = Events(*listeners)
-        self.cancel = cancel or Cancel()
-        self.ask = ask
-        self._runner = runner or LocalRunner()
-        self.engine = Engine()
-        self._hosts: dict[str, Host] = {}
-        self._lock = threading.RLock()
-        self._store: Store | None = None
-        self._images: Images | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give back connections and the database; machines run on."""
-        for host in self._hosts.values():
-            host.close()
-        self.engine.close()
-        if self._store is not None:
-            self._store.close()
-
-    @property
-    def store(self) -> Store:
-        """The records."""
-        with self._lock:
-            if self._store is None:
-                self.home.create()
-                self._store = Store(self.home.database)
-            return self._store
-
-    @property
-    def images(self) -> Images:
-        """The images; deleting goes through :meth:`delete_image`."""
-        from vmprov.images import Images
-
-        with self._lock:
-            if self._images is None:
-                self.home.create()
-                self._images = Images(self.home, self.engine)
-            return self._images
-
-    def host(self, uri: str = "") -> Host:
-        """A host by URI (default: the one that the settings name)."""
-        name = uri or self.settings.host
-        with self._lock:
-            if name not in self._hosts:
-                self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
-            return self._hosts[name]
-
-    def _context(self, host: str, driver: str) -> Context:
-        from vmprov.drivers import default_driver, open_driver
-        from vmprov.engine.context import Context
-
-        place = self.host(host)
-        driver = driver or default_driver(place)
-        return Context(
-            home=self.home,
-            settings=self.settings,
-            store=self.store,
-            host=place,
-            driver=open_driver(driver, place, self.home, self.settings, self.store.installation, self.engine),
-            images=self.images,
-            runner=self._runner,
-            events=self.events,
-            cancel=self.cancel,
-        )
 
     # creating
 
@@ -165,7 +77,7 @@ class Vmprov:
 
         flow = load_flow(request.flow) if request.flow else None
 
-        ctx = self._context(host, request.driver)
+        ctx = self.context(host, request.driver)
         ctx.host.up(self.events)
         ctx.driver.check(events=self.events, cancel=self.cancel)
         parallel = parallelism(ctx, request)
@@ -185,7 +97,7 @@ class Vmprov:
         """What :meth:`create` would make; nothing is changed, and no host is started for it."""
         from vmprov.engine.records import Batch, record
 
-        ctx = self._context(host, request.driver)
+        ctx = self.context(host, request.driver)
         planned: list[Batch] = []
 
         class Undo(Exception):
@@ -217,7 +129,7 @@ class Vmprov:
         told: dict[str, str] = {}
 
         def action(vm: VMRecord) -> None:
-            attend(self._context(vm.host, vm.driver), vm, self._image_of(vm), ask=self.ask)
+            attend(self.context(vm.host, vm.driver), vm, self._image_of(vm), ask=self.ask)
 
         for failure in self._each(vms, action, workers=len(vms)):
             told[failure.name] = failure.why
@@ -345,7 +257,7 @@ class Vmprov:
         from vmprov.engine.report import subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
-        subject = subject_of(found, self.store.installation, lambda vm: self._context(vm.host, vm.driver))
+        subject = subject_of(found, self.store.installation, lambda vm: self.context(vm.host, vm.driver))
         versions = {}
         if found.vm.driver == "vagrant":
             versions["docker"] = within(_ASIDE_LIMIT, self.engine.version) or "does not answer"
@@ -400,7 +312,7 @@ class Vmprov:
         contexts: dict[str, Context] = {}
         for name in emptied:
             try:
-                contexts[name] = self._context(labs[name].host, labs[name].driver)
+                contexts[name] = self.context(labs[name].host, labs[name].driver)
                 contexts[name].host.up(self.events)
             except VmprovError as problem:
                 failed += [Failure(vm.name, str(problem)) for vm in vms if vm.lab == name]
@@ -439,7 +351,7 @@ class Vmprov:
         from vmprov.engine import power
 
         def action(vm: VMRecord) -> None:
-            ctx = self._context(vm.host, vm.driver)
+            ctx = self.context(vm.host, vm.driver)
             ctx.host.up(self.events)
             power.start(ctx, vm, self._image_of(vm), Deadline(timeout), wait=wait)
 
@@ -451,7 +363,7 @@ class Vmprov:
 
         return self._each(
             self.select(names),
-            lambda vm: power.stop(self._context(vm.host, vm.driver), vm, Deadline(timeout), force=force),
+            lambda vm: power.stop(self.context(vm.host, vm.driver), vm, Deadline(timeout), force=force),
         )
 
     def reboot(
@@ -461,7 +373,7 @@ class Vmprov:
         from vmprov.engine import power
 
         def action(vm: VMRecord) -> None:
-            ctx = self._context(vm.host, vm.driver)
+            ctx = self.context(vm.host, vm.driver)
             power.reboot(ctx, vm, self._image_of(vm), Deadline(timeout), force=force, wait=wait)
 
         return self._each(self.select(names), action)
@@ -503,7 +415,7 @@ class Vmprov:
         from vmprov.console.keeper import ensure_keeper
 
         if self.store.vms():
-            ensure_keeper(self.home, self.settings, self._runner)
+            ensure_keeper(self.home, self.settings, self.runner)
 
     def console_port(self, name: str, port: int = 0) -> Path:
         """How the names of the files of a VM's UART begin; raises :class:`NotFound` if it has no such port."""
@@ -516,7 +428,7 @@ class Vmprov:
 
     def host_up(self, uri: str = "") -> Acceleration:
         """Make a host ready for :meth:`create`, with all that its default driver needs; says how guests run."""
-        ctx = self._context(uri, "")
+        ctx = self.context(uri, "")
         ctx.host.up(self.events)
         ctx.driver.check(events=self.events, cancel=self.cancel)
         return ctx.host.acceleration()

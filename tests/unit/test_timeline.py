@@ -84,7 +84,7 @@ def fail(vmprov: Vmprov, name: str, stays: tuple[StageTime, ...] = STAYS, verdic
 
 
 def context(vmprov: Vmprov) -> Context:
-    return vmprov._context("fake:", "fake")
+    return vmprov.context("fake:", "fake")
 
 
 # reading it back

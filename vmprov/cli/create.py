@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -61,6 +62,8 @@ def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool,
             choose_progress(lambda vm: home.console_log(vm, 0)) as progress,
             opened(session, progress) as vmprov,
         ):
+            if sys.stdin.isatty():
+                vmprov.ask = progress.ask
             result = vmprov.create(request, host=host)
     if as_json:
         print_json(result.to_json())

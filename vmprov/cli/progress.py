@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import click
+
 from vmprov.events import Event, Note, Output, Progress, StageChanged
 
 _COLOURS = {
@@ -64,6 +66,10 @@ class PlainProgress:
     ) -> None:
         return None
 
+    def ask(self, question: str) -> str:
+        """Put a question about a secret to whoever sits at the terminal."""
+        return ask(question)
+
     def __call__(self, event: Event) -> None:
         """Listen to one event."""
         if isinstance(event, StageChanged):
@@ -110,6 +116,14 @@ class LiveProgress:
         self._step = ""
         self._live.stop()
 
+    def ask(self, question: str) -> str:
+        """Put a question about a secret to whoever sits at the terminal, in place of the table."""
+        self._live.stop()
+        try:
+            return ask(question)
+        finally:
+            self._live.start()
+
     def __call__(self, event: Event) -> None:
         """Listen to one event."""
         with self._lock:
@@ -153,6 +167,12 @@ class LiveProgress:
             if self._step:
                 parts.append(Text(self._step, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
+
+
+def ask(question: str) -> str:
+    """Put a question about a secret to whoever sits at the terminal."""
+    answer: str = click.prompt(question, hide_input=True, err=True)
+    return answer
 
 
 def _describe(event: Progress) -> str:

@@ -59,6 +59,8 @@ def watch_command(
         raise SpecError("--flow and --timeout go with --port", hint="a machine's flow is chosen when it is made")
     with opened(session) as vmprov, _progress(vmprov) as progress:
         vmprov.events.listen(progress)
+        if sys.stdin.isatty():
+            vmprov.ask = progress.ask
         views = vmprov.watch(targets, on_after=following)
     if as_json:
         print_json([view.to_json() for view in views])
@@ -84,7 +86,8 @@ def _watch_port(session: Session, url: str, baud: int, flow: str, timeout: str, 
         raise SpecError(f"--timeout: {problem}") from problem
     with opened(session) as vmprov, PlainProgress() as progress:
         vmprov.events.listen(progress)
-        vmprov.ask = ask
+        if sys.stdin.isatty():
+            vmprov.ask = progress.ask
         found = vmprov.watch_port(url, baud=baud, flow=flow, limit=limit)
     if as_json:
         print_json(found.to_json())
@@ -94,12 +97,6 @@ def _watch_port(session: Session, url: str, baud: int, flow: str, timeout: str, 
             click.echo(f"  {found.evidence}")
         click.echo(f"  log: {found.log}")
     return {"success": 0, "cancelled": 130}.get(found.kind, 1)
-
-
-def ask(question: str) -> str:
-    """Put a question about a secret to whoever sits at the terminal."""
-    answer: str = click.prompt(question, hide_input=True, err=True)
-    return answer
 
 
 def _progress(vmprov: Vmprov) -> PlainProgress | LiveProgress:

@@ -158,3 +158,7 @@ def _wait(watch: Watch, wire: PortWire, cancel: Cancel) -> Verdict:
         if watch.verdict is None:
             raise
         return watch.verdict
+    except Failed as problem:
+        if isinstance(problem.__cause__, OSError):
+            raise wire.lost() from problem
+        raise

@@ -1,0 +1,109 @@
+"""An open state directory: its records, images and hosts, each opened at first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from vmprov.containers.engine import Engine
+from vmprov.events import Events, Listener
+from vmprov.hosts import Host, open_host
+from vmprov.paths import Home
+from vmprov.runner import LocalRunner, Runner
+from vmprov.settings import Settings
+from vmprov.store import Store
+from vmprov.waiting import Cancel
+
+if TYPE_CHECKING:
+    from vmprov.engine.context import Context
+    from vmprov.images import Images
+
+
+class Workspace:
+    """See the module, and :class:`vmprov.lab.Vmprov` for the arguments."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        listeners: Sequence[Listener] = (),
+        cancel: Cancel | None = None,
+        runner: Runner | None = None,
+        ask: Callable[[str], str] | None = None,
+    ) -> None:
+        self.settings = settings or Settings.from_environ()
+        self.home = Home(self.settings.home)
+        self.events = Events(*listeners)
+        self.cancel = cancel or Cancel()
+        self.ask = ask
+        self.runner = runner or LocalRunner()
+        self.engine = Engine()
+        self._hosts: dict[str, Host] = {}
+        self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._images: Images | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back connections and the database; machines run on."""
+        for host in self._hosts.values():
+            host.close()
+        self.engine.close()
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def store(self) -> Store:
+        """The records."""
+        with self._lock:
+            if self._store is None:
+                self.home.create()
+                self._store = Store(self.home.database)
+            return self._store
+
+    @property
+    def images(self) -> Images:
+        """The images; deleting goes through :meth:`delete_image`."""
+        from vmprov.images import Images
+
+        with self._lock:
+            if self._images is None:
+                self.home.create()
+                self._images = Images(self.home, self.engine)
+            return self._images
+
+    def host(self, uri: str = "") -> Host:
+        """A host by URI (default: the one that the settings name)."""
+        name = uri or self.settings.host
+        with self._lock:
+            if name not in self._hosts:
+                self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
+            return self._hosts[name]
+
+    def context(self, host: str, driver: str) -> Context:
+        """What an operation on a host needs; ``""`` stands for the default host, and the host's default driver."""
+        from vmprov.drivers import default_driver, open_driver
+        from vmprov.engine.context import Context
+
+        place = self.host(host)
+        driver = driver or default_driver(place)
+        return Context(
+            home=self.home,
+            settings=self.settings,
+            store=self.store,
+            host=place,
+            driver=open_driver(driver, place, self.home, self.settings, self.store.installation, self.engine),
+            images=self.images,
+            runner=self.runner,
+            events=self.events,
+            cancel=self.cancel,
+        )
