@@ -71,11 +71,12 @@ class Vmprov(Workspace):
         :class:`vmprov.errors.SpecError` and :class:`vmprov.errors.HostNotReady` before anything is made.
         """
         from vmprov.engine.create import Creation, parallelism
-        from vmprov.engine.records import record
+        from vmprov.engine.records import record, suited
         from vmprov.engine.secrets import Secrets
         from vmprov.flows.load import load_flow
 
         flow = load_flow(request.flow) if request.flow else None
+        request = suited(request, flow)
 
         ctx = self.context(host, request.driver)
         ctx.host.up(self.events)
@@ -95,8 +96,10 @@ class Vmprov(Workspace):
 
     def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
         """What :meth:`create` would make; nothing is changed, and no host is started for it."""
-        from vmprov.engine.records import Batch, record
+        from vmprov.engine.records import Batch, record, suited
+        from vmprov.flows.load import load_flow
 
+        request = suited(request, load_flow(request.flow) if request.flow else None)
         ctx = self.context(host, request.driver)
         planned: list[Batch] = []
 
@@ -226,8 +229,11 @@ class Vmprov(Workspace):
 
     def usual_stages(self, vm_name: str) -> dict[str, Usual]:
         """What earlier runs of a VM's image and flow took for each stage, and the limits of the stages."""
-        now = self.timeline(vm_name)
-        image = self.store.vm(vm_name).image
+        try:
+            now = self.timeline(vm_name)
+            image = self.store.vm(vm_name).image
+        except NotFound:
+            return {}
         past = {row.stage: row for row in self.stats(image, now.flow) if row.stage}
         return {
             stage: Usual(
@@ -388,6 +394,7 @@ class Vmprov(Workspace):
         from vmprov.vm import VM
 
         self.store.vm(name)
+        self.keep_consoles()
         return VM(self, name)
 
     def ssh_argv(self, name: str, command: Sequence[str] = ()) -> list[str]:
@@ -406,9 +413,14 @@ class Vmprov(Workspace):
         return ssh.command_line(host, login, command, batch=False)
 
     def console_logs(self, targets: Sequence[str] = (), port: int = 0) -> dict[str, Path]:
-        """Each VM's console log; all VMs where none is named."""
-        vms = self.select(targets) if targets else self.store.vms()
-        return {vm.name: self.home.console_log(vm.name, port) for vm in vms}
+        """Each VM's console log; all VMs that have such a port where none is named.
+
+        Raises :class:`NotFound` for a VM that is named and has no such port.
+        """
+        for vm in (chosen := self.select(targets) if targets else self.store.vms()):
+            if targets and port >= vm.consoles:
+                self.console_port(vm.name, port)
+        return {vm.name: self.home.console_log(vm.name, port) for vm in chosen if port < vm.consoles}
 
     def keep_consoles(self) -> None:
         """See that something notes when lines arrive; harmless where it is done already."""

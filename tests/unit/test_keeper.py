@@ -477,7 +477,7 @@ def add_vm(home: Home, store: Store) -> Callable[..., VMRecord]:
         store.add_vm(
             lab="lab-1", name=name, state=state, verdict=verdict, host="fake:", driver="fake", domain=f"d-{name}",
             uuid="u", image="", login="none", network="n", bridge="b", address="", mac="m", serial_number="s", cpus=1,
-            memory=1, disk=1, consoles=consoles,
+            memory=1, disk=1, consoles=consoles, flow="login",
         )  # fmt: skip
         home.vm(name).mkdir(parents=True)
         for console in range(consoles):

@@ -108,6 +108,12 @@ class StubContext:
     def host(self) -> Any:
         return self
 
+    @property
+    def settings(self) -> Any:
+        return self
+
+    keeper = True
+
 
 def record(**fields: Any) -> VMRecord:
     known: dict[str, Any] = dict.fromkeys(VMRecord.__dataclass_fields__, "")

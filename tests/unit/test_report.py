@@ -328,8 +328,8 @@ def test_no_file_of_a_report_holds_a_secret(vmprov: Vmprov, tmp_path: Path, monk
     with log.open("ab") as file:
         file.write(key.encode())
 
-    original = vmprov._context
-    monkeypatch.setattr(vmprov, "_context", lambda host, _driver: original(host, "fake"))
+    original = vmprov.context
+    monkeypatch.setattr(vmprov, "context", lambda host, _driver: original(host, "fake"))
     monkeypatch.setattr(vmprov.engine, "version", lambda: SECRET)
     report = vmprov.report("vm-1", tmp_path / "report", secrets=["other-secret"], more={"doctor.json": SECRET})
 

@@ -70,7 +70,7 @@ def app(ctx: click.Context, debug: bool) -> None:
     """Make batches of KVM virtual machines, watch their consoles, remove exactly what was made.
 
     Settings come from the environment: VMPROV_HOME (state directory), VMPROV_HOST, VMPROV_RUNNER_IMAGE,
-    VMPROV_SUBNETS, VMPROV_POOL.
+    VMPROV_SUBNETS, VMPROV_POOL, VMPROV_CONSOLE_LIMIT, VMPROV_KEEPER.
     """
     ctx.obj = Session(debug=debug)
 

@@ -26,8 +26,8 @@ def console_command(session: Session, name: str, port: int, escape: str, read_on
     with opened(session) as vmprov:
         base = vmprov.console_port(name, port)
         log = vmprov.home.console_log(name, port)
+        vmprov.keep_consoles()
     leave = f"{escape} leaves" if key else "nothing but a closed terminal leaves"
-    click.echo(f"vmprov: attached to {name}, serial port {port}; {leave}", err=True)
     ending = attach(
         base,
         log,
@@ -35,6 +35,7 @@ def console_command(session: Session, name: str, port: int, escape: str, read_on
         escape=key,
         read_only=read_only,
         steal=steal,
+        attached=lambda: click.echo(f"vmprov: attached to {name}, serial port {port}; {leave}", err=True),
         notice=lambda text: click.echo(f"vmprov: {text}", err=True),
     )
     click.echo(f"vmprov: {name}: {ending.value}", err=True)

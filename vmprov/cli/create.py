@@ -30,20 +30,14 @@ from vmprov.views import CreateResult
 @click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
 @click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
 @click.option("--consoles", type=int, default=1, show_default=True, help="Serial ports of each: 1 or 2.")
-@click.option(
-    "--timeout",
-    default="10m",
-    show_default=True,
-    metavar="DURATION",
-    help="Longest time to ready.",
-)
+@click.option("--timeout", metavar="DURATION", help="Longest time to ready (default: the flow's own limit, or 10m).")
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @click.pass_obj
 def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
-    """Make virtual machines and wait until each is ready: until SSH answers with the lab's key.
+    """Make virtual machines and wait until each is ready: until SSH answers with the lab's key, or the flow is passed.
 
     A machine that fails is removed again and does not stop the others. Machines outlive the command.
     Exit codes: 0 all ready, 1 some failed, 2 bad request, 3 host not ready, 4 not fully undone, 130 interrupted.

@@ -73,6 +73,7 @@ def attach(
     read_only: bool = False,
     steal: bool = False,
     linger: float = 1.0,
+    attached: Callable[[], None] | None = None,
     notice: Callable[[str], None] | None = None,
     cancel: Cancel | None = None,
 ) -> Ending:
@@ -83,6 +84,7 @@ def attach(
     ``read_only``: only show what arrives, beside whoever is attached; Ctrl-C ends it too.
     ``steal``: take over from whoever is attached.
     ``linger``: where the input is no terminal and was used up, the seconds of the guest's silence that end the session.
+    ``attached``: called once it is connected.
     ``notice``: told what a user should know; called from another thread, and may block.
 
     The terminal is in raw mode meanwhile and as before afterwards, whatever happens. A terminal that is stopped
@@ -102,6 +104,8 @@ def attach(
             stack.callback(link.close)
             record = TypedLines(InputLog(log, who()), last_line(log))
             stack.callback(record.finish)
+        if attached:
+            attached()
         wake = stack.enter_context(_signals())
         stack.enter_context(_raw(stdin_fd))
         screen = _Screen(stdout_fd, notice or (lambda _text: None))

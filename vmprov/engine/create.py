@@ -120,7 +120,7 @@ class Creation:
         judging: list[Future[None]] = []
         while waiting:
             batch = [waiting.popleft() for _ in range(self._take_slots(len(waiting)))]
-            deadline = Deadline(self._request.timeout)
+            deadline = Deadline(self._request.limit)
             refused = self._power_on(batch, deadline)
             for order in batch:
                 vm = self._ctx.store.vm(order.vm)
@@ -147,7 +147,7 @@ class Creation:
                 ctx.stage(order.vm, "power on")
                 vm = ctx.store.vm(order.vm)
                 flow, proof = proof_of(vm, self._flow)
-                self._beginnings[vm.name] = begin(ctx, vm, flow, limit=self._request.timeout, proof=proof)
+                self._beginnings[vm.name] = begin(ctx, vm, flow, limit=self._request.limit, proof=proof)
             ensure_keeper(ctx.home, ctx.settings, ctx.runner)
             return ctx.driver.create(batch, events=ctx.events, cancel=ctx.cancel, deadline=deadline)
         except VmprovError as problem:

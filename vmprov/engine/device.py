@@ -126,8 +126,9 @@ def watch_port(
     Raises as :func:`vmprov.console.session.open_port`; when cancelled, the verdict says so.
     """
     directory = home.device(device_name(url))
+    link = open_link(url, baud)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    wire = PortWire(url, open_link(url, baud), directory / "console-0.log")
+    wire = PortWire(url, link, directory / "console-0.log")
     beginning = Beginning(wall=time.time(), offsets={"0": wire.start}, limit=limit, proof="flow")
     keep_beginning(directory, flow, beginning)
     flow = flow.model_copy(update={"consoles": (0,)})

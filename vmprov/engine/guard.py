@@ -23,12 +23,9 @@ if TYPE_CHECKING:
     from vmprov.flows.machine import Machine
     from vmprov.store import Store, VMRecord
 
-# Guests may well be rebooted: that is no loop.
-_BOOTS = 100
-
 
 class Guard:
-    """Judges the VMs whose verdict is success."""
+    """Judges the VMs whose consoles have proven success."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -62,7 +59,7 @@ class Guard:
             from vmprov.store import Store
 
             self._store = Store(self._home.database)
-        return [vm for vm in self._store.vms() if vm.state == "ready" and vm.verdict == "success"]
+        return [vm for vm in self._store.vms() if vm.state == "ready" and vm.verdict == "success" and vm.flow]
 
     def _judged_until(self, log: Path) -> int:
         """How much of a capture was judged by whoever gave the verdict; all of it where nobody says."""
@@ -74,13 +71,14 @@ class Guard:
 
     def _judge(self, log: Path, vm: VMRecord) -> None:
         from vmprov.console.capture import Capture
-        from vmprov.flows.machine import Machine, watch_only
+        from vmprov.flows.machine import REBOOT_LOOP, Machine, watch_only
 
         size, position = log.stat().st_size, self._positions[log]
         if vm.id not in self._machines:
             if size == position:
                 return
-            flow = watch_only().model_copy(update={"consoles": tuple(range(vm.consoles)), "boots": _BOOTS})
+            flow = watch_only().model_copy(update={"consoles": tuple(range(vm.consoles)), "ignore": (REBOOT_LOOP,)})
+            # Guests may well be rebooted: that is no loop.
             self._machines[vm.id] = Machine(flow, start=time.monotonic())
         machine = self._machines[vm.id]
         for offset, block in Capture(log).read(position if position <= size else 0, size):

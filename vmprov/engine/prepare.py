@@ -16,7 +16,7 @@ from vmprov.drivers import Order, Uart
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
 from vmprov.engine.records import Batch
-from vmprov.errors import Failed, NameTaken
+from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.hypervisor import Mark, foreign
 from vmprov.images import Image
 from vmprov.locks import exclusive
@@ -89,6 +89,8 @@ def make_consoles(ctx: Context, vm: VMRecord) -> tuple[Uart, ...]:
             ports.make_port(base, log)
             uarts.append(Uart("pipe", base, log))
         else:
+            if not ctx.settings.keeper:
+                raise SpecError(f"consoles on {ctx.host.name} need the keeper", hint="do not set VMPROV_KEEPER to off")
             ports.make_port(base, log, relayed=True)
             daemon = daemon_log(log)
             os.close(os.open(daemon, os.O_CREAT | os.O_WRONLY, 0o600))

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from vmprov import ssh
 from vmprov.engine.context import Context
 from vmprov.engine.watch import INTERVAL, LAG, Beginning, VMWire, Watch
-from vmprov.errors import Failed, Interrupted, VmprovError, WaitTimeout
+from vmprov.errors import Failed, Interrupted, LibvirtFailed, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Expectation, Flow, Stage
 from vmprov.flows.load import load_flow
 from vmprov.flows.verdict import StageTime, Verdict
@@ -146,7 +146,7 @@ class _Judge:
         if state is not DomainState.RUNNING:
             # What it said at last may tell why.
             self._watch.look()
-            raise Failed(f"it is {state} instead of running")
+            raise _Stopped(f"it is {state} instead of running")
 
     def _failure(self, problem: VmprovError) -> Verdict:
         if self._watch.verdict:
@@ -156,7 +156,7 @@ class _Judge:
         return Verdict(
             "timeout" if isinstance(problem, WaitTimeout) else "failed",
             stage=machine.stage,
-            failure_class="" if isinstance(problem, WaitTimeout) else "stopped",
+            failure_class=_class(problem),
             why=f"{problem}; {_last_words(lines)}",
             last_lines=lines,
             at=self._watch.seconds,
@@ -170,6 +170,19 @@ class _Judge:
         except VmprovError:
             return ""
         return known[0] if known else ""
+
+
+class _Stopped(Failed):
+    """The machine is off."""
+
+
+def _class(problem: VmprovError) -> str:
+    """The class of a failure that no console told."""
+    if isinstance(problem, WaitTimeout):
+        return ""
+    if isinstance(problem, _Stopped):
+        return "stopped"
+    return "libvirt" if isinstance(problem, LibvirtFailed) else "console"
 
 
 def _last_words(lines: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from vmprov import addressing
 from vmprov.capacity import room_for
 from vmprov.engine.context import Context
 from vmprov.errors import NameTaken, SpecError
+from vmprov.flows.grammar import Flow
 from vmprov.images import Image
 from vmprov.networks import MODES
 from vmprov.spec.quantities import format_size
@@ -26,6 +27,15 @@ class Batch:
     lab: str
     vms: list[VMRecord]
     image: Image | None
+
+
+def suited(request: CreateRequest, flow: Flow | None) -> CreateRequest:
+    """The request with what a flow needs: its serial ports, and its own limit where none is given."""
+    if flow is None:
+        return request
+    consoles = max(request.consoles, *(console + 1 for console in flow.consoles))
+    timeout = flow.limit if request.timeout is None else request.timeout
+    return request.model_copy(update={"consoles": consoles, "timeout": timeout})
 
 
 def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Batch:

@@ -57,7 +57,7 @@ def begin(ctx: Context, vm: VMRecord, flow: Flow, *, limit: float | None, proof:
         log = ctx.home.console_log(vm.name, console)
         sizes[str(console)] = log.stat().st_size if log.exists() else 0
     beginning = Beginning(wall=time.time(), offsets=sizes, limit=limit, proof=proof)
-    ctx.store.update_vm(vm.name, flow=flow.flow, verdict="", judgement="", why="")
+    ctx.store.update_vm(vm.name, flow="" if proof == "none" else flow.flow, verdict="", judgement="", why="")
     keep_beginning(ctx.home.vm(vm.name), flow, beginning)
     return beginning
 

@@ -20,6 +20,7 @@ from vmprov.spec.quantities import format_size, parse_duration, parse_size
 
 MIB = 1024**2
 MOST_VMS = 1000
+DEFAULT_LIMIT = 600.0
 SMALLEST_MEMORY = 32 * MIB
 SMALLEST_DISK = MIB
 
@@ -43,6 +44,9 @@ Seconds = Annotated[float, BeforeValidator(_duration)]
 class CreateRequest(BaseModel):
     """What to make. Sizes in bytes (or text such as ``2GiB``), ``timeout`` in seconds (or text such as ``5m``).
 
+    ``timeout`` of ``None`` means: the flow's own limit, or ten minutes.
+    ``consoles``: serial ports of each; at least as many as the flow listens to are made.
+
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
     ``network`` is ``per-vm``, ``shared``, ``isolated``, or the name of an existing libvirt network.
     ``image`` may be empty: a machine with a blank disk, ready as soon as it is powered on.
@@ -65,7 +69,7 @@ class CreateRequest(BaseModel):
     disk: Size | None = Field(default=None, ge=SMALLEST_DISK)
     consoles: int = Field(default=1, ge=1, le=2)
     serial_numbers: tuple[Annotated[str, AfterValidator(check_serial_number)], ...] = ()
-    timeout: Seconds = Field(default=600.0, gt=0)
+    timeout: Annotated[Seconds, Field(gt=0)] | None = None
     parallel: int = Field(default=0, ge=0, le=MOST_VMS)
     keep_on_failure: bool = False
 
@@ -86,6 +90,11 @@ class CreateRequest(BaseModel):
         except ValidationError as invalid:
             problems = [_sentence(error) for error in invalid.errors()]
             raise SpecError("; ".join(problems), problems=problems) from invalid
+
+    @property
+    def limit(self) -> float:
+        """Seconds from power-on to the verdict."""
+        return DEFAULT_LIMIT if self.timeout is None else self.timeout
 
     def vm_names(self, taken: set[str]) -> list[str]:
         """The VMs' names. Numbers go up from 1; where no name was asked for, those in ``taken`` are passed over."""
