@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -40,3 +43,15 @@ def store(home: Home) -> Iterator[Store]:
     store = Store(home.database)
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_keeper_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keepers live as long as there are captures; those of tests end with the tests."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "vmprov.engine.guard" in words and any(word.startswith(base) for word in words):
+                os.kill(int(process.name), signal.SIGTERM)

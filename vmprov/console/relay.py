@@ -91,7 +91,7 @@ class Relay:
 
     def _copy(self) -> bool:
         """Whether all of the file was copied."""
-        target = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        target = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             while data := os.read(self._fd, _BLOCK):
                 try:

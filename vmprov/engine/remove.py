@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
@@ -42,10 +43,19 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     for port in range(vm.consoles):
         remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
-    shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
+    _remove_files(ctx, vm)
     ctx.home.lock(f"watch-{vm.name}").unlink(missing_ok=True)
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
+
+
+def _remove_files(ctx: Context, vm: VMRecord) -> None:
+    """Remove the VM's directory, out of sight of the keeper, who might put something into it meanwhile."""
+    gone = ctx.home.root / f".removed-{vm.id}"
+    with suppress(OSError):  # there is none
+        ctx.home.vm(vm.name).rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(ctx.home.vm(vm.name), ignore_errors=True)
 
 
 def remove_lab_if_empty(ctx: Context, lab: str) -> None:
