@@ -196,8 +196,9 @@ def test_one_types_and_others_are_told_who(cli: Cli, three: Any, machine: VM, op
             console.sendline("me again")
 
 
-def test_a_command_runs_on_the_serial_shell(cli: Cli, three: Any, machine: VM) -> None:
-    cli("ssh", "con-1", "--", f"echo 'root:{HASHED}:0:0:root:/root:/bin/sh' > /etc/passwd")
+def test_a_command_runs_on_the_serial_shell(cli: Cli, three: Any, opened: Vmprov) -> None:
+    cli("ssh", "con-2", "--", f"echo 'root:{HASHED}:0:0:root:/root:/bin/sh' > /etc/passwd")
+    machine = opened.vm("con-2")
     with machine.console as console:
         console.sendline("")
         console.expect("login: ", 20)

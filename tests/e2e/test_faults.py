@@ -237,7 +237,7 @@ def test_a_pool_that_fills_up_fails_the_machine_and_leaves_nothing(small_pool: C
 
 
 def test_a_failed_machine_is_kept_on_request_with_its_log(cli: Cli) -> None:
-    ran = cli.try_("create", "--name", "kept", *TINY, "--timeout", "1s", "--keep-on-failure", "--json")
+    ran = cli.try_("create", "--name", "kept", *TINY, "--timeout", "4s", "--keep-on-failure", "--json")
 
     (vm,) = ran.json["vms"]
     assert (ran.code, vm["verdict"], vm["state"]) == (1, "timeout", "failed")

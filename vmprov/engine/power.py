@@ -12,7 +12,7 @@ from vmprov.engine.prepare import make_consoles
 from vmprov.engine.ready import failure_of, judge, proof_of
 from vmprov.engine.watch import begin, begun
 from vmprov.errors import Failed, WaitTimeout
-from vmprov.hypervisor import DomainState
+from vmprov.hypervisor import DomainState, foreign
 from vmprov.images import Image
 from vmprov.store import VMRecord
 from vmprov.waiting import Deadline, wait_until
@@ -88,4 +88,7 @@ def _state(ctx: Context, vm: VMRecord) -> DomainState:
     found = ctx.hypervisor.domain(vm.domain)
     if found.state is DomainState.MISSING or found.uuid != vm.uuid:
         raise Failed("its domain is gone", hint=f"run: vmprov delete {vm.name}")
+    if foreign(found.mark, ctx.store.installation):
+        # Our mark is among the last that a domain gets: without it, it has neither our NIC nor our consoles.
+        raise Failed("its domain was only half made", hint=f"run: vmprov delete {vm.name}")
     return found.state
