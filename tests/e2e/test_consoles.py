@@ -204,6 +204,7 @@ def test_a_command_runs_on_the_serial_shell(cli: Cli, three: Any, opened: Vmprov
         console.expect("login: ", 20)
         console.sendline("root")
         console.expect("Password: ", 20)
+        time.sleep(1.5)  # login throws away what is typed before it has switched the echo off
         console.sendline(PASSWORD, secret=True)
         console.expect("# ", 20)
         good = console.run("echo $((6 * 7)); true")
@@ -228,7 +229,9 @@ stages:
     limit: 30s
     expect:
       - prompt: "Password:"
-        send: {secret: word}
+        send:
+          - pause: 1.5s   # login throws away what is typed before it has switched the echo off
+          - secret: word
   - stage: refused
     limit: 30s
     expect: "Login incorrect"
