@@ -202,9 +202,10 @@ def test_a_command_runs_on_the_serial_shell(cli: Cli, three: Any, opened: Vmprov
     with machine.console as console:
         console.sendline("")
         console.expect("login: ", 20)
+        time.sleep(1.5)  # getty sets the terminal up after it has printed its prompt
         console.sendline("root")
         console.expect("Password: ", 20)
-        time.sleep(1.5)  # login throws away what is typed before it has switched the echo off
+        time.sleep(1)
         console.sendline(PASSWORD, secret=True)
         console.expect("# ", 20)
         good = console.run("echo $((6 * 7)); true")
@@ -217,7 +218,8 @@ def test_a_command_runs_on_the_serial_shell(cli: Cli, three: Any, opened: Vmprov
 
 FLOW = """
 flow: password
-description: Types a name and a password.
+description: Types a name and a password, once getty and login have set the terminal up.
+settle: 1.5s
 secrets:
   word: {env: TEST_WORD}
 stages:
@@ -229,9 +231,7 @@ stages:
     limit: 30s
     expect:
       - prompt: "Password:"
-        send:
-          - pause: 1.5s   # login throws away what is typed before it has switched the echo off
-          - secret: word
+        send: {secret: word}
   - stage: refused
     limit: 30s
     expect: "Login incorrect"
@@ -380,6 +380,8 @@ def test_a_full_disk_neither_freezes_the_guest_nor_goes_unsaid(small: tuple[Cli,
     cli, disk = small
     made = cli("create", "--name", "full", *TINY, "--flow", "login", "--json").json
     log = Path(made["vms"][0]["console_log"])
+    # The guest's own disk is full as well: QEMU would stop a guest that writes to it.
+    cli("ssh", "full", "--", "sync; mount -o remount,ro /")
     filler = disk / "filler"
     with filler.open("wb") as file:
         try:
