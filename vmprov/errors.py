@@ -30,6 +30,8 @@ class VmprovError(Exception):
     """What failed and on what; ``hint`` says what to do about it."""
 
     exit_code: ClassVar[int] = 1
+    # Whether the same attempt may well succeed a little later.
+    passing: bool = False
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)
@@ -77,7 +79,11 @@ class CommandFailed(Failed):
 
 
 class LibvirtFailed(Failed):
-    """libvirt refused a call."""
+    """libvirt refused a call; ``passing``: it was only busy, or the connection to it broke."""
+
+    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.passing = passing
 
 
 class ImageBroken(Failed):
