@@ -7,6 +7,7 @@
     |   +-- NotFound            it names a VM, lab, image or network that does not exist     exit 2
     |   +-- NameTaken           it names something that exists already                       exit 2
     +-- HostNotReady            Docker, libvirt, the state directory: not usable now         exit 3
+    |   +-- DatabaseBroken      the records are damaged                                      exit 3
     +-- Failed                  an attempt was made and did not succeed                      exit 1
     |   +-- CommandFailed       another program exited with an error
     |   +-- LibvirtFailed       libvirt refused a call
@@ -64,6 +65,10 @@ class HostNotReady(VmprovError):
     """The host, Docker or the state directory cannot be used now."""
 
     exit_code = 3
+
+
+class DatabaseBroken(HostNotReady):
+    """The database is damaged."""
 
 
 class Failed(VmprovError):

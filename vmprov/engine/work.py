@@ -125,7 +125,9 @@ class Work:
         self._await(vm)
         if change.lost:
             last = [self._last[vm.name]]
-            self._of(vm, "drop disks", f"remove {', '.join(change.lost)}", lambda _: alteration.drop_disks(), needs=last)
+            self._of(
+                vm, "drop disks", f"remove {', '.join(change.lost)}", lambda _: alteration.drop_disks(), needs=last
+            )
 
     def remove(self, vm: VMRecord) -> None:
         """Remove a VM with all that belongs to it."""
@@ -276,7 +278,9 @@ class Work:
 
     def _unjudged(self, vm: VMRecord, problem: VmprovError) -> Judged:
         """It failed before its consoles could be judged."""
-        verdict = Verdict(verdict_kind(problem), failure_class=failure_class(problem), why=str(problem), at=self._seconds)
+        verdict = Verdict(
+            verdict_kind(problem), failure_class=failure_class(problem), why=str(problem), at=self._seconds
+        )
         return Judged(verdict, (), vm.address)
 
     def undone(self, subject: str, left: Sequence[str]) -> None:
@@ -297,4 +301,6 @@ class Work:
         except NotFullyUndone as left:
             for name in self._records:
                 outcome = self._outcomes.get(name) or self._succeeded(name)
-                self._outcomes[name] = replace(outcome, state="broken", why="; ".join(filter(None, [outcome.why, str(left)])))
+                self._outcomes[name] = replace(
+                    outcome, state="broken", why="; ".join(filter(None, [outcome.why, str(left)]))
+                )

@@ -106,7 +106,9 @@ class World:
         self._lines += len(made)
 
     def _write_anew(self, path: Path) -> None:
-        gone = [(kind, name) for kind, values in self._start.items() for name in values if name not in self._values[kind]]
+        gone = [
+            (kind, name) for kind, values in self._start.items() for name in values if name not in self._values[kind]
+        ]
         lines = [_line(kind, name, None) for kind, name in gone]
         lines += [_line(kind, name, value) for kind, values in self._values.items() for name, value in values.items()]
         draft = path.with_name(f"{path.name}.new")
