@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from vmprov.engine import power
+from vmprov.console.keeper import ensure_keeper
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
-from vmprov.engine.observe import observe_one
-from vmprov.engine.plan import Action, Change
-from vmprov.engine.prepare import data_volume, make_consoles, make_data_disks, mend_networks
-from vmprov.engine.watch import Beginning
+from vmprov.engine.plan import Change
+from vmprov.engine.prepare import claim_volume, make_consoles, mend_networks
+from vmprov.engine.ready import proof_of
+from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import WaitTimeout
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
-from vmprov.spec.machine import Machine
-from vmprov.store import VMRecord
+from vmprov.store import VMRecord, labels_column
 from vmprov.waiting import Deadline
 
 # Seconds for which a guest is asked to shut down, before the plug is pulled.
@@ -60,7 +60,7 @@ class Alteration:
         ctx.hypervisor.power_off_domain(vm.domain)
         ctx.hypervisor.define_domain(self._definition)
         ctx.store.update_vm(
-            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=vm.labels_column, protected=vm.protected,
+            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels), protected=vm.protected,
             state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
         )  # fmt: skip
         if self._was_running:
@@ -82,3 +82,72 @@ class Alteration:
         except WaitTimeout:
             self._ctx.events.emit(Note(text=f"{self._vm.name} does not shut down when asked; pulling the plug"))
             self._ctx.hypervisor.power_off_domain(self._vm.domain)
+
+    # the definition
+
+    def _define(self, missing: bool) -> None:
+        """Give the domain its definition: the one it has, or the kept one, with what is wanted put into it."""
+        ctx, vm = self._ctx, self._vm
+        fields = {reason.field for reason in self._change.reasons}
+        if not missing:
+            self._definition = ctx.hypervisor.domain_xml(vm.domain, inactive=True)
+        # Of a definition that others changed, more may be wrong than we look at.
+        drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
+        if not drifted and not fields & set(_DEFINED):
+            return
+        wanted = self._change.wanted.machine if self._change.wanted is not None else vm.machine
+        definition = kept_definition(ctx, vm) if drifted else self._definition
+        definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
+        if "disk" in fields and wanted.disk is not None:
+            ctx.hypervisor.grow_volume(ctx.host.pool, f"{vm.domain}.img", wanted.disk)
+        definition = self._with_data_disks(definition) if "disks" in fields else definition
+        ctx.hypervisor.define_domain(definition)
+        keep_definition(ctx, vm)
+
+    def _with_data_disks(self, definition: str) -> str:
+        ctx, vm = self._ctx, self._vm
+        assert self._change.wanted is not None
+        wanted = {disk.name: disk.size for disk in self._change.wanted.machine.disks}
+        for disk in vm.machine.disks:
+            volume = ctx.hypervisor.volume(ctx.host.pool, data_volume(vm, disk.name))
+            if volume is not None and disk.name in self._change.lost:
+                definition = without_disk(definition, volume.path)
+        for name, size in wanted.items():
+            volume = ctx.hypervisor.volume(ctx.host.pool, data_volume(vm, name))
+            if volume is None:
+                claim_volume(ctx, vm, data_volume(vm, name))
+                volume = ctx.hypervisor.create_volume(ctx.host.pool, data_volume(vm, name), size=size)
+            else:
+                ctx.hypervisor.grow_volume(ctx.host.pool, volume.name, size)
+            definition = with_disk(definition, volume.path, serial=name)
+        return definition
+
+    def _record(self) -> None:
+        wanted = self._change.wanted
+        if wanted is None:
+            return
+        machine = wanted.machine
+        self._ctx.store.update_vm(
+            self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
+            spec=machine.model_dump_json(exclude_unset=True), labels=labels_column(wanted.labels),
+            protected=wanted.protect, 
+        )  # fmt: skip
+
+    def _power_on(self) -> Beginning:
+        ctx, vm = self._ctx, self._ctx.store.vm(self._vm.name)
+        ctx.stage(vm.name, "power on")
+        make_consoles(ctx, vm)
+        ensure_keeper(ctx.home, ctx.settings, ctx.runner)
+        flow, proof = proof_of(vm, None)
+        beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
+        ctx.hypervisor.start_domain(vm.domain)
+        return beginning
+
+
+# What a definition says.
+_DEFINED = ("cpus", "memory", "disk", "disks", "nics", "consoles")
+
+
+def data_volume(vm: VMRecord, disk: str) -> str:
+    """The volume of a data disk."""
+    return f"{vm.domain}-{disk}.img"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
-from vmprov.hypervisor import DomainState, Hardware, foreign
+from vmprov.hypervisor import DomainState, foreign
+from vmprov.hypervisor.definitions import parse_definition
+from vmprov.hypervisor.hardware import Hardware, read_hardware
 from vmprov.store import Owned, VMRecord
 
 
@@ -53,7 +55,7 @@ def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
             continue
         seen[vm.name] = Seen(
             domain.state,
-            hardware=ctx.hypervisor.hardware(domain.name),
+            hardware=read_hardware(parse_definition(ctx.hypervisor.domain_xml(domain.name, inactive=True), "domain")),
             half_made=not vm.adopted and foreign(domain.mark, ctx.store.installation),
             lost=tuple(lost_of(vm)),
             idle=idle,

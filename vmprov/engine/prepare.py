@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from vmprov.console.relay import daemon_log
 from vmprov.drivers import Order, Uart
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
-from vmprov.engine.records import Batch
 from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.hypervisor import Mark, foreign
-from vmprov.images import Image
 from vmprov.locks import exclusive
 from vmprov.networks import NetworkPlan, Reservation
 from vmprov.seeds import write_seed
@@ -44,21 +42,24 @@ def _needing_files() -> Iterator[None]:
 
 
 @_needing_files()
-def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
-    """What the VMs of a lab share: the key pair, the base volume, and a shared network if asked for."""
-    directory = ctx.home.lab(batch.lab)
-    with exclusive(ctx.home.lock(f"lab-{batch.lab}"), Deadline(_LOCK_LIMIT), f"lab {batch.lab}", cancel=ctx.cancel):
+def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
+    """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
+    directory = ctx.home.lab(lab)
+    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        make_key(ctx.home.key(batch.lab), ctx.runner, comment=f"vmprov lab {batch.lab}")
-        if mode in ("shared", "isolated"):
-            _shared_network(ctx, batch, mode)
-    if batch.image is not None:
-        base_volume.ensure(ctx, batch.image, lab=batch.lab, vms=[vm.name for vm in batch.vms])
+        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
+        for mode in ("shared", "isolated"):
+            if members := [vm for vm in vms if vm.machine.networks[0] == mode]:
+                _shared_network(ctx, members, mode)
+    for name in sorted({vm.image for vm in vms if vm.image}):
+        base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
 
 
 @_needing_files()
-def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Order:
-    """Make the VM's own network and seed; returns the order for the driver."""
+def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
+    """Make the VM's own network and seed, or take them as they are; returns the order for the driver."""
+    image = ctx.images.get(vm.image) if vm.image else None
+    mode = vm.machine.networks[0]
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctx.stage(vm.name, "network")
@@ -106,7 +107,12 @@ def _mark(ctx: Context, vm: VMRecord) -> Mark:
 
 
 def _own_network(ctx: Context, vm: VMRecord) -> None:
-    """A network for this VM alone; the VM's address is known before it boots."""
+    """A network for this VM alone, unless it has one; the VM's address is known before it boots."""
+    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(vm.network)
+    if existing is not None and existing.mark == _mark(ctx, vm) and vm.address:
+        if not existing.active:
+            ctx.hypervisor.start_network(vm.network)
+        return
     bridge = addressing.bridge_name(ctx.store.installation, "v", vm.id)
     subnet = _create_network(
         ctx,
@@ -120,16 +126,16 @@ def _own_network(ctx: Context, vm: VMRecord) -> None:
     ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
 
 
-def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
-    first = batch.vms[0]
+def _shared_network(ctx: Context, vms: Sequence[VMRecord], mode: str) -> None:
+    first = vms[0]
     existing = {network.name: network for network in ctx.hypervisor.networks()}.get(first.network)
-    mark = Mark(installation=ctx.store.installation, lab=batch.lab)
+    mark = Mark(installation=ctx.store.installation, lab=first.lab)
     if existing is not None and existing.mark == mark:
         bridge = existing.bridge
     else:
         bridge = addressing.bridge_name(ctx.store.installation, "l", first.id)
         _create_network(ctx, name=first.network, bridge=bridge, mode=mode, prefix=SHARED_PREFIX, mark=mark)
-    for vm in batch.vms:
+    for vm in vms:
         ctx.store.update_vm(vm.name, bridge=bridge)
 
 
@@ -195,7 +201,9 @@ def _create_network(
 
 
 def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
-    """Record a volume that is about to be made; one that exists already is somebody else's."""
+    """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
+    if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
+        return
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(
             f"there is a volume called {name!r} in pool {ctx.host.pool} already",
@@ -211,5 +219,6 @@ def _make_seed(ctx: Context, vm: VMRecord) -> str:
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"
         size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key)
+        ctx.hypervisor.remove_volume(ctx.host.pool, name)
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, path, format="raw", capacity=size)
     return volume.path
