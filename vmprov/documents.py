@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
@@ -414,8 +414,13 @@ def validate(model: type[M], document: Document) -> M:
     return instance
 
 
-def examine(model: type[M], document: Document, at: Steps = ()) -> tuple[M | None, list[Problem]]:
-    """As :func:`validate`, of what is at one path, with the problems in place of an exception."""
+def examine(
+    model: type[M], document: Document, at: Steps = (), *, part: Callable[[Steps], bool] = lambda _: False
+) -> tuple[M | None, list[Problem]]:
+    """As :func:`validate`, of what is at one path, with the problems in place of an exception.
+
+    ``part``: whether keys may be missing at a path, since the rest comes from elsewhere.
+    """
     problems = [
         document.problem(path, "there is no value; give one, or remove this", key=True)
         for path in document.values
@@ -426,6 +431,7 @@ def examine(model: type[M], document: Document, at: Steps = ()) -> tuple[M | Non
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
         told = [error for error in errors if error["input"] is not None and not _follows_only(error)]
+        told = [error for error in told if error["type"] != "missing" or not part((*at, *error["loc"]))]
         found = [_problem(model, document, at, error) for error in told]
         return None, problems + sorted(found, key=lambda problem: problem.place)[: MOST_PROBLEMS + 1]
 
@@ -505,6 +511,14 @@ def _keys_at(kind: Any, path: Steps) -> list[str]:
     kind = _bare(kind)
     fields = kind.model_fields if _is_model(kind) else {}
     return [field.alias or name for name, field in fields.items()]
+
+
+def kind_at(model: type[BaseModel], path: Steps) -> Any:
+    """The type of what a model takes at a path, without None; ``None`` if it takes nothing there."""
+    kind: Any = model
+    for step in path:
+        kind = _inside(_bare(kind), step)
+    return _bare(kind)
 
 
 def _inside(kind: Any, step: str | int) -> Any:

@@ -114,9 +114,13 @@ class Files:
         self._trees: dict[Path, Branch | None] = {}
 
     def compose(self, path: Path, source: str, text: bytes | None = None) -> Branch:
-        """The file over its bases; :class:`SpecError` with all problems of all files."""
+        """The file over those of its bases that can be used; ``problems`` says why others cannot.
+
+        :class:`SpecError` if the file itself cannot be read.
+        """
         tree = self._compose(path, source, (), text)
-        refuse(self.problems)
+        if tree is None:
+            refuse(self.problems)
         assert tree is not None
         return tree
 
