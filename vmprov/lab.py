@@ -290,7 +290,7 @@ class Vmprov(Workspace):
 
     def _view(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
         columns = asdict(vm)
-        for internal in ("id", "uuid", "login", "consoles", "created"):
+        for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
             del columns[internal]
         log = console_log or self.home.console_log(vm.name, 0)
         judgement = json.loads(vm.judgement) if vm.judgement else None

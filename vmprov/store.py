@@ -14,13 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
 from vmprov.waiting import Deadline, wait_until
+
+if TYPE_CHECKING:
+    from vmprov.spec.machine import Machine
 
 _BUSY_LIMIT = 30.0
 
@@ -103,6 +106,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX run_stages_of_runs ON run_stages (run);
     """,
+    """
+    ALTER TABLE vms ADD COLUMN spec TEXT NOT NULL DEFAULT '';
+    ALTER TABLE vms ADD COLUMN nics TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 # Runs of flows that are remembered; the oldest make room.
 _MOST_RUNS = 10_000
@@ -119,8 +126,22 @@ class LabRecord:
 
 
 @dataclass(frozen=True)
+class Nic:
+    """What a NIC of a VM is on: a libvirt network, or else only a ``bridge`` of the host; ``mac`` in lower case."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str = ""
+
+
+@dataclass(frozen=True)
 class VMRecord:
-    """A VM that we own. ``memory`` and ``disk`` in bytes, ``seconds`` from the request to its verdict."""
+    """A VM that we own. ``memory`` and ``disk`` in bytes, ``seconds`` from the request to its verdict.
+
+    ``spec``: the :class:`vmprov.spec.machine.Machine` as it was wanted, as JSON; empty for one of an older vmprov.
+    ``nics``: all of them; the columns ``network``, ``bridge``, ``mac`` and ``address`` are those of the first.
+    """
 
     id: int
     lab: str
@@ -147,6 +168,21 @@ class VMRecord:
     seconds: float
     flow: str
     judgement: str
+    spec: str = ""
+    nics: tuple[Nic, ...] = ()
+
+    @property
+    def machine(self) -> Machine:
+        """What was wanted; of a VM of an older vmprov, what the columns say."""
+        # pydantic is slow to import, and listing VMs does not need it.
+        from vmprov.spec.machine import Machine
+
+        if self.spec:
+            return Machine.model_validate_json(self.spec)
+        return Machine(
+            image=self.image, cpus=self.cpus, memory=self.memory, disk=self.disk, networks=(self.network,),
+            consoles=self.consoles, flow=self.flow,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,6 +215,18 @@ class Owned:
 
 
 _VM_COLUMNS = tuple(field.name for field in fields(VMRecord))
+
+
+def nics_column(nics: Sequence[Nic]) -> str:
+    """What the column ``nics`` holds."""
+    return json.dumps([asdict(nic) for nic in nics])
+
+
+def _read_vm(row: sqlite3.Row) -> VMRecord:
+    """A row of ``vms``; the flat columns know better what the first NIC is on."""
+    first = Nic(row["network"], row["bridge"], row["mac"], row["address"])
+    others = [Nic(**nic) for nic in json.loads(row["nics"])[1:]]
+    return VMRecord(**{**row, "nics": (first, *others)})
 
 
 class Store:
@@ -301,7 +349,7 @@ class Store:
             rows = self._rows(f"SELECT {columns} FROM vms ORDER BY id")  # noqa: S608 - our own column names
         else:
             rows = self._rows(f"SELECT {columns} FROM vms WHERE lab = ? ORDER BY id", lab)  # noqa: S608
-        return [VMRecord(**row) for row in rows]
+        return [_read_vm(row) for row in rows]
 
     def vm(self, name: str) -> VMRecord:
         """One VM; raises :class:`NotFound`."""
@@ -309,7 +357,7 @@ class Store:
         found = self._rows(f"SELECT {columns} FROM vms WHERE name = ?", name)  # noqa: S608
         if not found:
             raise NotFound(f"no VM called {name!r}", hint="see: vmprov list")
-        return VMRecord(**found[0])
+        return _read_vm(found[0])
 
     def add_vm(self, **columns: str | int | float) -> int:
         """Record a VM; returns its id. Raises :class:`NameTaken` if there is one of that name."""
@@ -330,6 +378,19 @@ class Store:
             f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
             *columns.values(), name,
         )  # fmt: skip
+
+    def update_nic(self, name: str, place: int, **changes: str) -> None:
+        """Change what is recorded of a VM's NIC, counted from 0; a VM that is gone stays gone."""
+        with self.transaction():
+            found = self._rows("SELECT nics FROM vms WHERE name = ?", name)
+            if not found:
+                return
+            if place == 0:
+                self.update_vm(name, **changes)
+                return
+            nics = json.loads(found[0]["nics"])
+            nics[place].update(changes)
+            self.update_vm(name, nics=json.dumps(nics))
 
     def update_vm_if(self, name: str, expected: Mapping[str, str | int], **columns: str | int | float) -> bool:
         """Change columns of a VM's record if others are as expected; ``False`` if they are not (any more)."""

@@ -16,6 +16,7 @@ class VMView:
     ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
     its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
+    ``nics``: of each NIC the ``network``, ``bridge``, ``mac`` and ``address``; those of the first also stand alone.
     """
 
     name: str
@@ -39,6 +40,7 @@ class VMView:
     disk: int
     flow: str = ""
     judgement: Mapping[str, Any] | None = None
+    nics: Sequence[Mapping[str, str]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""

@@ -93,7 +93,7 @@ class Creation:
         wait_until(at_work.take, Deadline(_TURN_LIMIT), f"turn to work on lab {self._batch.lab}", interval=0.01)
         with closing(at_work), ThreadPoolExecutor(max_workers=threads, thread_name_prefix="create") as pool:
             try:
-                prepare_lab(self._ctx, self._batch, self._request.network)
+                prepare_lab(self._ctx, self._batch, self._request.networks[0])
             except VmprovError as problem:
                 for done in [pool.submit(self._fail, vm, problem) for vm in self._batch.vms]:
                     done.result()
@@ -105,7 +105,7 @@ class Creation:
     def _prepare_all(self, pool: ThreadPoolExecutor) -> list[Order]:
         ctx, orders = self._ctx, {}
         running = {
-            pool.submit(prepare_vm, ctx, vm, self._batch.image, self._request.network): vm for vm in self._batch.vms
+            pool.submit(prepare_vm, ctx, vm, self._batch.image, self._request.networks[0]): vm for vm in self._batch.vms
         }
         for done in as_completed(running):
             vm = running[done]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from vmprov import addressing
@@ -12,10 +12,10 @@ from vmprov.engine.context import Context
 from vmprov.errors import NameTaken, SpecError
 from vmprov.flows.grammar import Flow
 from vmprov.images import Image
-from vmprov.networks import MODES
+from vmprov.networks import BRIDGE, MODES
 from vmprov.spec.quantities import format_size
 from vmprov.spec.request import CreateRequest
-from vmprov.store import VMRecord
+from vmprov.store import Nic, VMRecord, nics_column
 
 BLANK_DISK = 10 * 1024**3
 
@@ -30,9 +30,18 @@ class Batch:
 
 
 def suited(request: CreateRequest, flow: Flow | None) -> CreateRequest:
-    """The request with what a flow needs: its serial ports, and its own limit where none is given."""
-    if flow is None:
-        return request
+    """The request with what a flow brings and needs: its defaults, serial ports, and its limit where none is given.
+
+    Raises :class:`SpecError` if there are wishes that do not go together then.
+    """
+    if flow is not None:
+        request = request.over(flow.machine) if flow.machine is not None else request
+        request = _with_needs(request, flow)
+    request.refuse_conflicts()
+    return request
+
+
+def _with_needs(request: CreateRequest, flow: Flow) -> CreateRequest:
     consoles = max(request.consoles, *(console + 1 for console in flow.consoles))
     timeout = flow.limit if request.timeout is None else request.timeout
     return request.model_copy(update={"consoles": consoles, "timeout": timeout})
@@ -81,17 +90,17 @@ def _disk_size(request: CreateRequest, image: Image | None) -> int:
 
 
 def _check_network(ctx: Context, request: CreateRequest) -> None:
-    if request.network in MODES:
-        return
-    networks = {network.name: network for network in ctx.hypervisor.networks()}
-    if request.network not in networks:
-        known = ", ".join(sorted(networks)) or "none"
-        raise SpecError(
-            f"no network called {request.network!r} on {ctx.host.name}",
-            hint=f"use per-vm, shared, isolated, or one that exists ({known})",
-        )
-    if not networks[request.network].active:
-        raise SpecError(f"network {request.network!r} is not active", hint=f"run: virsh net-start {request.network}")
+    existing = [name for name in request.networks if name not in MODES and not name.startswith(BRIDGE)]
+    networks = {network.name: network for network in ctx.hypervisor.networks()} if existing else {}
+    for name in existing:
+        if name not in networks:
+            known = ", ".join(sorted(networks)) or "none"
+            raise SpecError(
+                f"no network called {name!r} on {ctx.host.name}",
+                hint=f"use per-vm, shared, isolated, bridge:NAME, or one that exists ({known})",
+            )
+        if not networks[name].active:
+            raise SpecError(f"network {name!r} is not active", hint=f"run: virsh net-start {name}")
 
 
 def _check_room(ctx: Context, request: CreateRequest) -> None:
@@ -130,19 +139,28 @@ def _record_vm(
     position: int,
 ) -> None:
     installation = ctx.store.installation
-    per_vm, shared = request.network == "per-vm", request.network in MODES
-    # A VM's name has no dot, so that these never meet.
-    owner = name if per_vm else f"{request.network}.{lab}"
-    network = addressing.network_name(installation, owner) if shared else request.network
+    nics = [_nic(installation, lab, name, place, wanted) for place, wanted in enumerate(request.networks)]
     vm_id = ctx.store.add_vm(
         lab=lab, name=name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
         domain=addressing.domain_name(installation, name), uuid=str(uuid.uuid4()),
-        image=request.image, login=image.login if image else "none", network=network, bridge="", address="",
-        mac="", serial_number="", cpus=request.cpus, memory=request.memory, disk=disk, consoles=request.consoles,
+        image=request.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
+        address="", mac="", serial_number="", cpus=request.cpus, memory=request.memory, disk=disk,
+        consoles=request.consoles, spec=request.machine.model_dump_json(),
     )  # fmt: skip
+    nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
     generated = (addressing.serial_number(installation, number) for number in count(vm_id))
     candidates = [request.serial_numbers[position]] if request.serial_numbers else generated
     number = ctx.store.lease(host="", kind="serial number", lab=lab, vm=name, candidates=candidates)
     if number is None:
         raise NameTaken(f"another VM has the serial number {request.serial_numbers[position]} already")
-    ctx.store.update_vm(name, mac=addressing.mac_address(installation, vm_id), serial_number=number)
+    ctx.store.update_vm(name, mac=nics[0].mac, serial_number=number, nics=nics_column(nics))
+
+
+def _nic(installation: str, lab: str, vm: str, place: int, wanted: str) -> Nic:
+    """What a NIC is going to be on; its MAC address, and bridges of ours, are known later."""
+    if wanted.startswith(BRIDGE):
+        return Nic(network="", bridge=wanted.removeprefix(BRIDGE), mac="")
+    # A VM's name has no dot, so that these never meet.
+    owners = {"per-vm": f"{vm}.{place}" if place else vm, "shared": f"shared.{lab}", "isolated": f"isolated.{lab}"}
+    network = addressing.network_name(installation, owners[wanted]) if wanted in owners else wanted
+    return Nic(network=network, bridge="", mac="")

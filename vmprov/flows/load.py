@@ -78,6 +78,10 @@ def _problems(flow: Flow, document: Document) -> Iterator[Problem]:
     yield from _consoles(flow, document)
     yield from _ignored(flow, document)
     yield from _secrets(flow, document)
+    if flow.machine is not None and flow.machine.flow:
+        yield document.problem(
+            ("machine", "flow"), "a flow's machine has no flow of its own", hint="remove it", key=True
+        )
     if not names:
         yield from _ways(flow, document)
 
