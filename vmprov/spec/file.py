@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from vmprov.spec.forms import LIST, FileSchema
 from vmprov.spec.lab import (
     MOST_VMS,
     LabName,
@@ -16,7 +17,6 @@ from vmprov.spec.lab import (
     VMName,
     Wishes,
 )
-from vmprov.spec.values import LIST, FileSchema
 
 # A variable's value; true and false are text like everything that is put into other text.
 Scalar = str | int | float | bool

@@ -9,14 +9,15 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from vmprov.spec.forms import LIST, Seconds
 from vmprov.spec.machine import NETWORK_MODES, FilePath, Machine
 from vmprov.spec.names import check_name, check_network_name, check_serial_number
 from vmprov.spec.request import CreateRequest
-from vmprov.spec.values import LIST, Seconds
 
 MOST_VMS = 10_000
 MOST_LABELS = 50
@@ -75,6 +76,11 @@ def _subnet_size(network: IPv4Network) -> IPv4Network:
     if network.is_loopback or network.is_multicast or network.is_link_local or network.is_unspecified:
         raise ValueError(f"{network} is no network that machines can be on")
     return network
+
+
+def is_path(flow: str) -> bool:
+    """Whether a flow is a file, and no name."""
+    return "/" in flow or flow.endswith((".yaml", ".yml"))
 
 
 class Part(BaseModel):
@@ -201,7 +207,9 @@ def _alike(one: VMSpec, other: VMSpec) -> bool:
 
 def lab_of(request: CreateRequest, *, lab: str, names: Sequence[str], host: str = "", driver: str = "") -> LabSpec:
     """The lab that ``vmprov create`` would make: as wanted, under the names that the lab and its VMs get."""
-    machine = {name: getattr(request, name) for name in Machine.model_fields if name in request.model_fields_set}
+    machine = request.machine.given()
+    if is_path(request.flow):
+        machine["flow"] = str(Path(request.flow).expanduser().absolute())
     prefix = names[0].removesuffix("-1")
     counted = [f"{prefix}-{number}" for number in range(1, len(names) + 1)] == list(names)
     grouped = counted and (request.count is not None or len(names) > 1)

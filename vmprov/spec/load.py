@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vmprov.documents import Problem, Steps, examine, refuse, unknown
 from vmprov.errors import VmprovError
 from vmprov.spec.compose import Branch, Files, change, flatten, merge
 from vmprov.spec.file import Entry, LabFile
-from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec
+from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec, is_path
 from vmprov.spec.machine import Machine
 from vmprov.spec.refer import Variables, override
 from vmprov.spec.rules import Draft, problems_of
@@ -120,7 +121,7 @@ def _with_paths(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Br
         name = branch.content
         if field not in _FILES or not isinstance(name, str) or not name or path in broken:
             return branch
-        if field == ("flow",) and "/" not in name and not name.endswith((".yaml", ".yml")):
+        if field == ("flow",) and not is_path(name):
             return branch
         file = branch.file.parent / Path(name).expanduser()
         if "\0" not in name and file.is_file():
@@ -173,12 +174,12 @@ def _of_machines(draft: Draft, flows: FlowMachine | None) -> Iterator[Problem]:
             except VmprovError as problem:
                 yield draft.problem(name, ("flow",), str(problem))
                 continue
-            machine = Machine(**{**below.given(), **_machine(entry)})
+            machine = Machine(**_machine(entry)).over(below)
         for field, why in machine.conflicts(ours=draft.networks):
             yield draft.problem(name, (field,), why)
 
 
-def _machine(entry: Entry) -> dict[str, object]:
+def _machine(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry.given().items() if name in Machine.model_fields}
 
 
