@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from vmprov.errors import SpecError
 from vmprov.spec.machine import Machine
 from vmprov.spec.names import check_name, check_serial_number
-from vmprov.spec.quantities import format_size
 
 MOST_VMS = 1000
 # Where an option is not called what its field is.
@@ -107,11 +106,10 @@ def _sentence(error: Any) -> str:
     limits = error.get("ctx", {})
     named = option(*fields)
     if error["type"] == "greater_than_equal":
-        least = limits["ge"]
-        if fields[-1] in ("memory", "disk", "size"):
-            least, given = format_size(int(least)), format_size(int(given))
-        return f"{named} must be at least {least}, not {given}"
+        return f"{named} must be at least {limits['ge']}, not {given}"
     if error["type"] == "less_than_equal":
         return f"{named} must be at most {limits['le']}, not {given}"
     message = str(error["msg"]).removeprefix("Value error, ")
+    if named and message.startswith("must be"):
+        return f"{named} {message}"
     return f"{named}: {message}" if named else message
