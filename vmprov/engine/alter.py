@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vmprov.engine import power
 from vmprov.console.keeper import ensure_keeper
+from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
-from vmprov.engine.plan import Change
+from vmprov.engine.plan import Change, shape_of
 from vmprov.engine.prepare import claim_volume, make_consoles, mend_networks
 from vmprov.engine.ready import proof_of
 from vmprov.engine.watch import Beginning, begin
@@ -60,8 +60,8 @@ class Alteration:
         ctx.hypervisor.power_off_domain(vm.domain)
         ctx.hypervisor.define_domain(self._definition)
         ctx.store.update_vm(
-            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels), protected=vm.protected,
-            state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
+            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels),
+            protected=vm.protected, state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
         )  # fmt: skip
         if self._was_running:
             ctx.hypervisor.start_domain(vm.domain)
@@ -95,7 +95,7 @@ class Alteration:
         drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
         if not drifted and not fields & set(_DEFINED):
             return
-        wanted = self._change.wanted.machine if self._change.wanted is not None else vm.machine
+        wanted = shape_of(self._change.wanted) if self._change.wanted is not None else vm.machine
         definition = kept_definition(ctx, vm) if drifted else self._definition
         definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
@@ -107,7 +107,7 @@ class Alteration:
     def _with_data_disks(self, definition: str) -> str:
         ctx, vm = self._ctx, self._vm
         assert self._change.wanted is not None
-        wanted = {disk.name: disk.size for disk in self._change.wanted.machine.disks}
+        wanted = {disk.name: disk.size for disk in self._change.wanted.disks}
         for disk in vm.machine.disks:
             volume = ctx.hypervisor.volume(ctx.host.pool, data_volume(vm, disk.name))
             if volume is not None and disk.name in self._change.lost:
@@ -126,11 +126,11 @@ class Alteration:
         wanted = self._change.wanted
         if wanted is None:
             return
-        machine = wanted.machine
+        machine = shape_of(wanted)
         self._ctx.store.update_vm(
             self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
-            spec=machine.model_dump_json(exclude_unset=True), labels=labels_column(wanted.labels),
-            protected=wanted.protect, 
+            spec=machine.model_dump_json(), labels=labels_column(wanted.labels),
+            protected=wanted.protect,
         )  # fmt: skip
 
     def _power_on(self) -> Beginning:

@@ -55,7 +55,7 @@ def failure_class(problem: VmprovError) -> str:
 
 
 def save_logs(ctx: Context, vm: VMRecord) -> Path:
-    """Copy a failed VM's logs where undoing does not reach them; the oldest of many make room. Returns where they are."""
+    """Copy a failed VM's logs where undoing does not reach them, and say where; the oldest of many make room."""
     source, shelf = ctx.home.vm(vm.name), ctx.home.failed
     target = shelf / f"{vm.name}-{vm.id}"
     try:

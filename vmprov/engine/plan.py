@@ -137,13 +137,18 @@ def _refuse_touching_protected(changes: Sequence[Change]) -> None:
         )
 
 
+def shape_of(spec: VMSpec) -> Machine:
+    """The machine of a VM, without what a lab says of it."""
+    return Machine(**{name: value for name, value in spec.given().items() if name in Machine.model_fields})
+
+
 def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
     """How a VM differs from what is recorded of it."""
     return tuple(_drift(record, seen))
 
 
 def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
-    machine, before = spec.machine, record.machine
+    machine, before = shape_of(spec), record.machine
     differences = list(_differences(before, machine)) if machine != before else []
     reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
     if not reasons:

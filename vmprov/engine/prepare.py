@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from vmprov import addressing
@@ -70,7 +72,7 @@ def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     ctx.stage(vm.name, "disk")
     pool = ctx.host.pool
     disk_volume = f"{vm.domain}.img"
-    _claim_volume(ctx, vm, disk_volume)
+    claim_volume(ctx, vm, disk_volume)
     seed = _make_seed(ctx, vm) if image is not None else ""
     consoles = make_consoles(ctx, vm)
     base = base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None
@@ -126,12 +128,22 @@ def _own_network(ctx: Context, vm: VMRecord) -> None:
     ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
 
 
+def mend_networks(ctx: Context, vm: VMRecord) -> None:
+    """Make the VM's networks again, as they were, or start them; those of others are left as they are."""
+    if vm.machine.networks[0] == "per-vm":
+        _own_network(ctx, vm)
+    elif (mode := vm.machine.networks[0]) in ("shared", "isolated"):
+        _shared_network(ctx, [vm], mode)
+
+
 def _shared_network(ctx: Context, vms: Sequence[VMRecord], mode: str) -> None:
     first = vms[0]
     existing = {network.name: network for network in ctx.hypervisor.networks()}.get(first.network)
     mark = Mark(installation=ctx.store.installation, lab=first.lab)
     if existing is not None and existing.mark == mark:
         bridge = existing.bridge
+        if not existing.active:
+            ctx.hypervisor.start_network(existing.name)
     else:
         bridge = addressing.bridge_name(ctx.store.installation, "l", first.id)
         _create_network(ctx, name=first.network, bridge=bridge, mode=mode, prefix=SHARED_PREFIX, mark=mark)
@@ -168,13 +180,23 @@ def _create_network(
     taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=name)
     refusal: NameTaken | None = None
+    # What was handed out for it before is used again, so that addresses stay.
+    again = deque(
+        known
+        for value in store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm)
+        if not any((known := IPv4Network(value)).overlaps(other) for other in taken)
+    )
     for _ in range(_SUBNET_TRIES):
         ctx.cancel.check()
-        leased = store.lease_subnet(
-            host=host,
-            lab=mark.lab,
-            vm=mark.vm,
-            candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+        leased = (
+            again.popleft()
+            if again
+            else store.lease_subnet(
+                host=host,
+                lab=mark.lab,
+                vm=mark.vm,
+                candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+            )
         )
         if leased is None:
             break
@@ -200,7 +222,7 @@ def _create_network(
 # volumes
 
 
-def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
+def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
     """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
     if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
         return
@@ -214,7 +236,7 @@ def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
 
 def _make_seed(ctx: Context, vm: VMRecord) -> str:
     name = f"{vm.domain}-seed.iso"
-    _claim_volume(ctx, vm, name)
+    claim_volume(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"

@@ -120,7 +120,8 @@ class Work:
 
         told = "; ".join(map(str, change.reasons))
         self._of(
-            vm, str(change.action), told, alter, needs=self._ends(after), takes={BOOT: 1}, undo=lambda _: alteration.undo()
+            vm, str(change.action), told, alter, needs=self._ends(after), takes={BOOT: 1},
+            undo=lambda _: alteration.undo(),
         )  # fmt: skip
         self._await(vm)
         if change.lost:
@@ -216,14 +217,14 @@ class Work:
         ctx = self._ctx
         names = {key.partition("/")[0]: key for key in keys}
         orders = [self._orders[name] for name in names]
-        limit = max(ctx.store.vm(name).limit for name in names)
+        limit = max(self._records[name].machine.limit for name in names)
         try:
             ctx.cancel.check()
             for name in names:
                 ctx.stage(name, "power on")
                 vm = ctx.store.vm(name)
                 flow, proof = proof_of(vm, self._flows.get(name))
-                self._beginnings[name] = begin(ctx, vm, flow, limit=vm.limit, proof=proof)
+                self._beginnings[name] = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
             ensure_keeper(ctx.home, ctx.settings, ctx.runner)
             refused = ctx.driver.create(orders, events=ctx.events, cancel=ctx.cancel, deadline=Deadline(limit))
         except VmprovError as problem:

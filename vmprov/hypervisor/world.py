@@ -131,7 +131,7 @@ class Change:
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """A value, which must not be changed in place; ``None`` if there is none."""
         found = self.made[kind, name] if (kind, name) in self.made else self._values[kind].get(name)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def all(self, kind: str) -> dict[str, dict[str, Any]]:
         """All values of a kind by name."""

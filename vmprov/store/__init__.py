@@ -248,6 +248,14 @@ class Store(Database):
         """Values of that kind handed out on that host."""
         return {row["value"] for row in self.rows("SELECT value FROM leases WHERE host = ? AND kind = ?", host, kind)}
 
+    def leases_of(self, *, host: str, kind: str, lab: str, vm: str = "") -> list[str]:
+        """Values of that kind that a VM holds on that host, or no single VM of the lab (``vm=""``), oldest first."""
+        rows = self.rows(
+            "SELECT value FROM leases WHERE host = ? AND kind = ? AND lab = ? AND IFNULL(vm, '') = ? ORDER BY rowid",
+            host, kind, lab, vm,
+        )  # fmt: skip
+        return [str(row["value"]) for row in rows]
+
     def lease(self, *, host: str, kind: str, lab: str, vm: str = "", candidates: Iterable[str]) -> str | None:
         """Hand out the first candidate that nobody holds; ``None`` when all are taken."""
         with self.transaction():
