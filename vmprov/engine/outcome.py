@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmprov.engine.collect import collect
@@ -29,6 +29,11 @@ class Outcome:
     state: str
     why: str
     logs: Path
+
+
+def blamed(outcomes: Sequence[Outcome], left: str) -> list[Outcome]:
+    """The outcomes of VMs of which something that they shared is ``left``."""
+    return [replace(outcome, state="broken", why="; ".join(filter(None, [outcome.why, left]))) for outcome in outcomes]
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

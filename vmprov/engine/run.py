@@ -83,13 +83,18 @@ class Run:
         self._backoff = backoff
         self._subjects: dict[str, _Subject] = {}
         for step in steps:
-            self._subjects.setdefault(step.subject, _Subject()).steps.append(step)
-        self._missing = {step.key: len(set(step.needs)) for step in steps}
+            subject = self._subjects.setdefault(step.subject, _Subject())
+            subject.steps.append(step)
+            if step.before:
+                subject.begun.append(step)
+                subject.done.add(step.key)
+        done = {step.key for step in steps if step.before}
+        self._missing = {step.key: len(set(step.needs) - done) for step in steps}
         self._dependants: dict[str, list[Step]] = {}
         for step in steps:
             for need in set(step.needs):
                 self._dependants.setdefault(need, []).append(step)
-        self._ready = deque(step for step in steps if not step.needs)
+        self._ready = deque(step for step in steps if not step.before and not self._missing[step.key])
         self._jobs: dict[Future[Any], Callable[[Any], None]] = {}
         # Failed, and still to be told of and undone.
         self._failing: list[str] = []

@@ -41,6 +41,7 @@ class Step:
     ``needs`` -- keys of steps that have to be done before.
     ``takes`` -- resource -> amount that the subject holds from the step's beginning on; ``gives`` -- resources that
     it gives back at the step's end. A subject that failed, or was undone, holds nothing any more.
+    ``before`` -- it was done before the run begins: nothing but its undoing is left to do.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Step:
     needs: tuple[str, ...] = ()
     takes: Mapping[str, int] = field(default_factory=dict)
     gives: tuple[str, ...] = ()
+    before: bool = False
 
 
 class StepState(StrEnum):

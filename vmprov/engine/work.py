@@ -78,6 +78,8 @@ class Work:
         self._beginnings: dict[str, Beginning] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, VMRecord] = {}
+        # What is left, in words, of a lab whose last VM is gone.
+        self.left = ""
 
     # asking for steps
 
@@ -91,15 +93,12 @@ class Work:
             self._add(Step(f"{shared}/share", shared, "make what the lab's machines share", do=self._share))
         self._made.append(vm.name)
         self._records[vm.name] = vm
-        needs = [f"{shared}/share"]
         if anew:
-            needs.append(self._of(vm, "take down", "remove its domain and its system disk", self._take_down))
-        needs = [
-            self._of(
-                vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs,
-                undo=None if anew else self._undo_making,
-            )
-        ]  # fmt: skip
+            first = self._of(vm, "take down", "remove its domain and its system disk", self._take_down)
+        else:
+            first = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
+        needs = [first, f"{shared}/share"]
+        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs)]
         self._of(
             vm, "power on", "make its domain, and power it on", together=self._power_on,
             needs=[*needs, *self._ends(after)], takes={BOOT: 1, MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM},
@@ -184,7 +183,7 @@ class Work:
             on_failure=self._on_failure,
         )
         run.run()
-        self._remove_empty_lab()
+        self.left = self._remove_empty_lab()
         return [self._outcomes.get(name) or self._succeeded(name) for name in self._records]
 
     def _succeeded(self, name: str) -> Outcome:
@@ -260,7 +259,7 @@ class Work:
             return
         ctx = self._ctx
         vm = self._now(subject)
-        if isinstance(problem, NotFullyUndone):
+        if isinstance(problem, NotFullyUndone) or vm.state == "deleting":
             self._outcomes[subject] = Outcome(vm, "failed", "broken", str(problem), ctx.home.vm(subject))
             return
         judged = problem.judged if isinstance(problem, NotReady) else self._unjudged(vm, problem)
@@ -296,12 +295,10 @@ class Work:
             outcome = replace(outcome, state="removed")
         self._outcomes[subject] = outcome
 
-    def _remove_empty_lab(self) -> None:
+    def _remove_empty_lab(self) -> str:
+        """Remove what the VMs shared once the last of them is gone; returns what is left."""
         try:
             remove_lab_if_empty(self._patient, self._lab)
-        except NotFullyUndone as left:
-            for name in self._records:
-                outcome = self._outcomes.get(name) or self._succeeded(name)
-                self._outcomes[name] = replace(
-                    outcome, state="broken", why="; ".join(filter(None, [outcome.why, str(left)]))
-                )
+        except VmprovError as problem:
+            return str(problem)
+        return ""
