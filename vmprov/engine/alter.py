@@ -7,7 +7,7 @@ from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
 from vmprov.engine.nics import connect, make_shared_networks
-from vmprov.engine.plan import Change, shape_of
+from vmprov.engine.plan import Change, wishes_of
 from vmprov.engine.prepare import disk_volume, make_consoles, make_disk
 from vmprov.engine.ready import proof_of
 from vmprov.engine.watch import Beginning, begin
@@ -97,7 +97,7 @@ class Alteration:
         drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
         if not drifted and not fields & set(_DEFINED):
             return
-        wanted = shape_of(self._change.wanted) if self._change.wanted is not None else vm.machine
+        wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
         definition = kept_definition(ctx, vm) if drifted else self._definition
         definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
@@ -122,7 +122,7 @@ class Alteration:
         wanted = self._change.wanted
         if wanted is None:
             return
-        machine = shape_of(wanted)
+        machine = wishes_of(wanted)
         self._ctx.store.update_vm(
             self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
             spec=machine.model_dump_json(), labels=labels_column(wanted.labels),

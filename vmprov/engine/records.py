@@ -13,7 +13,7 @@ from typing import TypeVar
 from vmprov import addressing
 from vmprov.capacity import shortage
 from vmprov.engine.context import Context
-from vmprov.engine.plan import shape_of
+from vmprov.engine.plan import wishes_of
 from vmprov.errors import NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates
 from vmprov.flows.grammar import Flow
@@ -163,7 +163,7 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
         domain=addressing.domain_name(installation, spec.name), uuid=str(uuid.uuid4()),
         image=spec.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
         address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
-        consoles=spec.consoles, spec=shape_of(spec).model_dump_json(), labels=labels_column(spec.labels),
+        consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
         protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
     )  # fmt: skip
     nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
@@ -189,7 +189,7 @@ def record_again(ctx: Context, spec: VMSpec) -> None:
         vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
-        disk=_disk_size(spec, image), consoles=spec.consoles, spec=shape_of(spec).model_dump_json(),
+        disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
         expires=time.time() + spec.ttl if spec.ttl else vm.expires,
     )  # fmt: skip
