@@ -93,7 +93,7 @@ class Creation:
         wait_until(at_work.take, Deadline(_TURN_LIMIT), f"turn to work on lab {self._batch.lab}", interval=0.01)
         with closing(at_work), ThreadPoolExecutor(max_workers=threads, thread_name_prefix="create") as pool:
             try:
-                prepare_lab(self._ctx, self._batch, self._request.networks[0])
+                prepare_lab(self._ctx, self._batch)
             except VmprovError as problem:
                 for done in [pool.submit(self._fail, vm, problem) for vm in self._batch.vms]:
                     done.result()
@@ -104,9 +104,7 @@ class Creation:
 
     def _prepare_all(self, pool: ThreadPoolExecutor) -> list[Order]:
         ctx, orders = self._ctx, {}
-        running = {
-            pool.submit(prepare_vm, ctx, vm, self._batch.image, self._request.networks[0]): vm for vm in self._batch.vms
-        }
+        running = {pool.submit(prepare_vm, ctx, vm, self._batch.image): vm for vm in self._batch.vms}
         for done in as_completed(running):
             vm = running[done]
             try:
@@ -204,13 +202,15 @@ class Creation:
 
     def _save_logs(self, vm: VMRecord) -> Path:
         """Move a failed VM's logs where undoing does not reach them; the oldest of many make room."""
-        source, shelf = self._ctx.home.vm(vm.name), self._ctx.home.failed
+        ctx = self._ctx
+        source, shelf = ctx.home.vm(vm.name), ctx.home.failed
         target = shelf / f"{vm.name}-{vm.id}"
         try:
             shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
             if source.is_dir():
-                collect(self._ctx, vm, source)
-            shutil.copytree(source, target, dirs_exist_ok=True)
+                collect(ctx, vm, source)
+            hidden = shutil.ignore_patterns(ctx.home.screen_password(vm.name).name)
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=hidden)
         except OSError:
             # There are none yet, or the disk is full: no reason not to undo.
             return source

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import count
 
 from vmprov import addressing
 from vmprov.capacity import room_for
 from vmprov.engine.context import Context
 from vmprov.errors import NameTaken, SpecError
+from vmprov.firmware import choose_loader, read_certificates
 from vmprov.flows.grammar import Flow
 from vmprov.images import Image
 from vmprov.networks import BRIDGE, MODES
@@ -55,8 +57,11 @@ def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Ba
     """
     image = ctx.images.get(request.image) if request.image else None
     disk = _disk_size(request, image)
+    _check_certificates(request)
     if ask_host:
         _check_network(ctx, request)
+        if request.firmware != "bios":
+            choose_loader(ctx.hypervisor.loaders(), secure=request.firmware == "secure-boot", host=ctx.host.name)
     with ctx.store.transaction():
         if ask_host:
             _check_room(ctx, request)
@@ -87,6 +92,15 @@ def _disk_size(request: CreateRequest, image: Image | None) -> int:
             hint=f"at least {format_size(image.virtual_size)}",
         )
     return request.disk or image.virtual_size
+
+
+def _check_certificates(request: CreateRequest) -> None:
+    """Raise :class:`SpecError` for the first file without a certificate that firmware will take."""
+    for path in request.http_boot.ca if request.http_boot else ():
+        read_certificates(path, now=datetime.now(UTC))
+    for path in request.boot_certificates:
+        # Firmware does not look at the dates of what is signed.
+        read_certificates(path)
 
 
 def _check_network(ctx: Context, request: CreateRequest) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
-from vmprov.engine import base_volume
+from vmprov.engine import adoption, base_volume
 from vmprov.engine.context import Context
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.hypervisor import DomainState, foreign
@@ -111,5 +111,6 @@ def _remove_network(ctx: Context, owned: Owned) -> None:
 _REMOVERS: dict[str, Callable[[Context, Owned], None]] = {
     "volume": _remove_volume,
     "network": _remove_network,
+    adoption.KIND: adoption.release,
     base_volume.KIND: base_volume.release,
 }

@@ -42,6 +42,7 @@ from vmprov.waiting import Cancel, Deadline
 CPUS = 64
 MEMORY = 256 * 1024**3
 POOL_CAPACITY = 1024**4
+LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 _LOCK_LIMIT = 60.0
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
@@ -173,6 +174,11 @@ class FakeHypervisor:
             used = sum(_memory(_definition(domain)) for domain in world.domains.values() if _active(domain))
         return Node(CPUS, MEMORY, max(0, MEMORY - used), "9.0.0", "7.2.0")
 
+    def loaders(self) -> list[str]:
+        """Firmware with and without Secure Boot."""
+        self._enter("loaders")
+        return list(LOADERS)
+
     # domains
 
     def domains(self) -> list[Domain]:
@@ -190,10 +196,13 @@ class FakeHypervisor:
             return _read_domain(world.domains[name])
 
     def domain_xml(self, name: str) -> str:
-        """The definition as it was given, with its uuid."""
+        """The definition as it was given, with its uuid, and without passwords."""
         self._enter("domain_xml", name)
         with self._world() as world:
-            return _domain(world, name, "read the definition of")["xml"]
+            definition = _definition(_domain(world, name, "read the definition of"))
+        for screen in definition.findall("devices/graphics[@passwd]"):
+            del screen.attrib["passwd"]
+        return ET.tostring(definition, encoding="unicode")
 
     def define_domain(self, xml: str) -> Domain:
         """Define, or redefine a domain that has the name and the uuid."""
@@ -275,7 +284,13 @@ class FakeHypervisor:
         """Power off and undefine."""
         self._enter("remove_domain", name)
         with self._world() as world:
-            return world.domains.pop(name, None) is not None
+            domain = world.domains.pop(name, None)
+            if domain is None:
+                return False
+            nvram = _definition(domain).findtext("os/nvram", "")
+            for pool in world.pools.values():
+                pool["volumes"].pop(nvram.removeprefix(f"{pool['path']}/"), None)
+            return True
 
     def domain_addresses(self, name: str, mac: str) -> list[str]:
         """What the interface's network leased to it."""
@@ -327,6 +342,23 @@ class FakeHypervisor:
         self._enter("network_xml", name)
         with self._world() as world:
             return str(_network(world, name, "read the definition of")["xml"])
+
+    def network_definition(self, name: str) -> str:
+        """The same as its definition."""
+        self._enter("network_definition", name)
+        with self._world() as world:
+            return str(_network(world, name, "read the definition of")["xml"])
+
+    def redefine_network(self, xml: str) -> bool:
+        """Change the definition; what runs on it keeps the old one, and nothing is told when it starts anew."""
+        self._enter("redefine_network", xml)
+        definition = parse_definition(xml, "network")
+        name = definition.findtext("name", "")
+        with self._world() as world:
+            network = _network(world, name, "change")
+            network["xml"] = xml
+            running = [_definition(domain) for domain in world.domains.values() if _active(domain)]
+            return not any(name in interface_networks(domain).values() for domain in running)
 
     def network_leases(self, name: str) -> list[Lease]:
         """What interfaces got; fake guests have no host names, and keep their addresses for ever."""
