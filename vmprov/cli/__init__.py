@@ -23,6 +23,8 @@ from vmprov.waiting import Cancel
 COMMANDS = {
     "create": ("create", "Make virtual machines and wait until each is ready."),
     "delete": ("delete", "Remove machines or labs, with everything that was made for them."),
+    "validate": ("spec", "Check lab files."),
+    "schema": ("spec", "Print the JSON schema of lab files, for editors."),
     "list": ("look", "List machines."),
     "show": ("look", "Show a machine or a lab, or where its time went."),
     "logs": ("logs", "Show serial console logs."),

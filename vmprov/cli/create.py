@@ -27,9 +27,13 @@ from vmprov.views import CreateResult
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--output", type=click.Choice(["table", "yaml"]), default="table", show_default=True,
+              help="With --dry-run, yaml prints the lab file that means the same.")  # fmt: skip
 @json_option
 @click.pass_context
-def create_command(context: click.Context, /, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
+def create_command(
+    context: click.Context, /, host: str, dry_run: bool, output: str, as_json: bool, **wanted: Any
+) -> int:
     """Make virtual machines and wait until each is ready: until SSH answers with the lab's key, or the flow is passed.
 
     A machine that fails is removed again and does not stop the others. Machines outlive the command.
@@ -37,6 +41,8 @@ def create_command(context: click.Context, /, host: str, dry_run: bool, as_json:
     """
     from vmprov.spec.request import CreateRequest
 
+    if output == "yaml" and (as_json or not dry_run):
+        raise click.UsageError("--output yaml needs --dry-run, and goes without --json")
     session: Session = context.obj
     wanted["serial_numbers"] = tuple(number.strip() for number in wanted["serial_numbers"].split(",") if number.strip())
     request = CreateRequest.parse(**machine_wishes(given(context, wanted)))
@@ -55,6 +61,12 @@ def create_command(context: click.Context, /, host: str, dry_run: bool, as_json:
             result = vmprov.create(request, host=host)
     if as_json:
         print_json(result.to_json())
+    elif output == "yaml":
+        from vmprov.spec.lab import lab_of
+        from vmprov.spec.write import to_yaml
+
+        lab = lab_of(request, lab=result.lab, names=[vm.name for vm in result.vms], host=host)
+        click.echo(to_yaml(lab), nl=False)
     else:
         _print_result(result)
     return result.exit_code
