@@ -164,7 +164,7 @@ def _make_seed(ctx: Context, vm: VMRecord) -> str:
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"
-        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key)
+        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key, extras=vm.machine.seed)
         ctx.hypervisor.remove_volume(ctx.host.pool, name)
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, path, format="raw", capacity=size)
     return volume.path
