@@ -11,9 +11,10 @@ from vmprov.engine.observe import Seen
 from vmprov.errors import Failed
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
-from vmprov.spec.lab import VMSpec, Wishes
+from vmprov.spec.lab import VMSpec
 from vmprov.spec.machine import Disk
 from vmprov.spec.quantities import format_size
+from vmprov.spec.wishes import Wishes
 from vmprov.store import VMRecord
 
 

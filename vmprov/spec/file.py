@@ -9,17 +9,9 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from vmprov.documents import shown
 from vmprov.spec.forms import LIST, FileSchema
-from vmprov.spec.lab import (
-    MOST_VMS,
-    LabName,
-    Network,
-    NetworkName,
-    Part,
-    SerialNumber,
-    VMName,
-    Wishes,
-)
+from vmprov.spec.lab import MOST_VMS, LabName, Network, NetworkName, SerialNumber, VMName
 from vmprov.spec.quantities import format_size
+from vmprov.spec.wishes import Part, Wishes
 
 # Names of variables.
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}")
