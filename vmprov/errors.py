@@ -14,6 +14,7 @@
     |   +-- ImageBroken         an image is truncated or not what its digest says
     |   +-- WaitTimeout         a deadline passed while waiting for something
     |   +-- InUse               something still depends on it
+    |   +-- Protected           somebody said that it must stay as it is
     +-- NotFullyUndone          it failed, and parts of it could not be removed              exit 4
     +-- Interrupted             the user asked to stop                                       exit 130
 
@@ -101,6 +102,17 @@ class WaitTimeout(Failed):
 
 class InUse(Failed):
     """Something still depends on what was to be removed."""
+
+
+class Protected(Failed):
+    """VMs would lose data, and are protected."""
+
+    def __init__(self, *names: str) -> None:
+        one = len(names) == 1
+        super().__init__(
+            f"{', '.join(names)} {'is' if one else 'are'} protected",
+            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
+        )
 
 
 class NotFullyUndone(VmprovError):

@@ -26,6 +26,7 @@ from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
 from vmprov.labfiles import LabFiles
 from vmprov.store import VMRecord
+from vmprov.upkeep import Upkeep
 from vmprov.views import (
     CreateResult,
     DeleteResult,
@@ -52,7 +53,7 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov(LabFiles):
+class Vmprov(Upkeep, LabFiles):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from vmprov.engine.observe import Seen
-from vmprov.errors import Failed
+from vmprov.errors import Protected
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
 from vmprov.spec.lab import VMSpec
@@ -105,7 +105,7 @@ def make_plan(
 ) -> Plan:
     """What makes the lab as it is wanted; a record whose VM is not wanted (any more) is deleted.
 
-    Raises :class:`Failed` if a protected VM would be deleted or made anew.
+    Raises :class:`Protected` if a protected VM would lose data.
     """
     recorded = {vm.name: vm for vm in records}
     names = {spec.name for spec in wanted}
@@ -132,10 +132,7 @@ def make_plan(
 def _refuse_touching_protected(changes: Sequence[Change]) -> None:
     names = [one.name for one in changes if one.lost and one.record is not None and one.record.protected]
     if names:
-        raise Failed(
-            f"{', '.join(names)} would lose data and is protected",
-            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
-        )
+        raise Protected(*names)
 
 
 def wishes_of(spec: VMSpec) -> Wishes:
