@@ -107,10 +107,10 @@ class InUse(Failed):
 class Protected(Failed):
     """VMs would lose data, and are protected."""
 
-    def __init__(self, *names: str) -> None:
-        one = len(names) == 1
+    def __init__(self, *names: str, who: str = "") -> None:
+        """``who``: what to call them, where it is clear whom this is about."""
         super().__init__(
-            f"{', '.join(names)} {'is' if one else 'are'} protected",
+            f"{who or ', '.join(names)} {'is' if len(names) == 1 else 'are'} protected",
             hint=f"allow it with: vmprov protect --off {' '.join(names)}",
         )
 

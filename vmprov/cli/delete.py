@@ -65,4 +65,4 @@ def delete_command(
 
 
 def _refused(name: str) -> Failure:
-    return Failure(name, str(Protected(name)))
+    return Failure(name, str(Protected(name, who="it")))

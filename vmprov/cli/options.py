@@ -94,6 +94,11 @@ def print_object(document: Mapping[str, Any], *, as_json: bool, sizes: Sequence[
         click.echo(f"{field.replace('_', ' '):<14} {shown if shown != '' else '-'}")
 
 
+def pairs_text(pairs: Mapping[str, str]) -> str:
+    """Labels on one line."""
+    return ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+
+
 def report_outcomes(vms: Sequence[VMView]) -> None:
     """Print how it went for each VM, and on stderr why some failed."""
     columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")

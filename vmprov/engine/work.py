@@ -254,7 +254,7 @@ class Work:
         vm = self._ctx.store.vm(name)
         # In one go: whoever protects it at the same time is either too late, or heard.
         if not self._ctx.store.update_vm_if(name, {"id": vm.id, "protected": 0}, state="deleting"):
-            raise Protected(name)
+            raise Protected(name, who="it")
         self._touched.add(name)
         remove_vm(self._ctx, self._ctx.store.vm(name))
 
