@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vmprov.errors import VmprovError
+from vmprov.errors import SpecError, VmprovError
 from vmprov.events import Note
-from vmprov.views import Failure
+from vmprov.views import Failure, WorkResult
 from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
+    from vmprov.engine.plan import Plan
+    from vmprov.engine.resize import Sizes
     from vmprov.store import VMRecord
 
 
@@ -40,6 +42,69 @@ class Upkeep(Workspace):
 
         return self._one_by_one(names, lambda vm: terms.label(self.store, vm.name, changes))
 
+    # what they are changed to
+
+    def rebuild(self, names: Sequence[str], *, image: str | None = None, parallel: int = 0) -> WorkResult:
+        """Make VMs anew, from their image or another one: new system disks, and data disks with what is on them.
+
+        Names, addresses and serial numbers stay, too. Raises :class:`SpecError` and
+        :class:`vmprov.errors.HostNotReady` before anything is changed; never for what happens to one VM. One that is
+        protected stays as it is; one that fails keeps its data disks, and can be rebuilt again.
+        """
+        from vmprov.engine.at_work import at_work
+        from vmprov.engine.outcome import exit_code
+        from vmprov.engine.rebuild import rebuild
+
+        vms = self.select(names)
+        outcomes = []
+        for lab in dict.fromkeys(vm.lab for vm in vms):
+            members = [vm for vm in vms if vm.lab == lab]
+            ctx = self.context(members[0].host, members[0].driver)
+            ctx.host.up(self.events)
+            with at_work(ctx, lab, "rebuild") as operation:
+                meant = {vm.name for vm in members}
+                outcomes += rebuild(ctx, operation, lab, meant, image=image, parallel=parallel, ask=self.ask)
+        if image is not None:
+            self._remind(vms)
+        return WorkResult([self.outcome_view(outcome) for outcome in outcomes], exit_code(outcomes))
+
+    def plan_resize(self, name: str, **sizes: Any) -> Plan:
+        """What :meth:`resize` would do, and whether the VM has to be off meanwhile. Reads only."""
+        from vmprov.engine.resize import plan_resize
+
+        vm = self.store.vm(name)
+        return plan_resize(self.context(vm.host, vm.driver), name, _sizes(**sizes))
+
+    def resize(
+        self,
+        name: str,
+        *,
+        cpus: int | None = None,
+        memory: int | str | None = None,
+        disk: int | str | None = None,
+        disks: Mapping[str, int | str] | None = None,
+    ) -> WorkResult:
+        """Give a VM other sizes (bytes, or text such as ``2GiB``); ``disk`` is its system disk, disks only grow.
+
+        One that runs is rebooted for it. If that fails, it gets back what it had. Raises :class:`SpecError` for what
+        cannot be, and :class:`Failed` if there is nothing to resize, before anything is changed.
+        """
+        from vmprov.engine.at_work import at_work
+        from vmprov.engine.outcome import exit_code
+        from vmprov.engine.resize import plan_resize, resize
+
+        sizes = _sizes(cpus=cpus, memory=memory, disk=disk, disks=disks)
+        vm = self.store.vm(name)
+        ctx = self.context(vm.host, vm.driver)
+        ctx.host.up(self.events)
+        with at_work(ctx, vm.lab, "resize") as operation:
+            plan = plan_resize(ctx, name, sizes)
+            if not plan:
+                return WorkResult([self.view_of(vm, "unchanged")], 0)
+            outcome = resize(ctx, operation, plan.changes[0])
+        self._remind([vm])
+        return WorkResult([self.outcome_view(outcome)], exit_code([outcome]))
+
     def _one_by_one(self, names: Sequence[str], action: Callable[[VMRecord], None]) -> list[Failure]:
         """Do something to the records of VMs; returns what failed."""
         failures = []
@@ -58,3 +123,28 @@ class Upkeep(Workspace):
             lab = self.store.lab(name)
             if lab is not None and lab.spec:
                 self.events.emit(Note(text=f"the file of lab {name} still says otherwise, and apply would go by it"))
+
+
+def _sizes(
+    *,
+    cpus: int | None = None,
+    memory: int | str | None = None,
+    disk: int | str | None = None,
+    disks: Mapping[str, int | str] | None = None,
+) -> Sizes:
+    """Sizes as they are given; :class:`SpecError` for those that cannot be meant."""
+    from vmprov.engine.resize import Sizes
+    from vmprov.spec.request import CreateRequest
+
+    given = {name: value for name, value in (("cpus", cpus), ("memory", memory), ("disk", disk)) if value is not None}
+    data = tuple({"name": name, "size": size} for name, size in (disks or {}).items())
+    try:
+        request = CreateRequest.parse(**given, disks=data)
+    except SpecError as problem:
+        raise SpecError(str(problem).replace("--extra-disk", "--disk")) from problem
+    return Sizes(
+        cpus=cpus,
+        memory=None if memory is None else request.memory,
+        disk=request.disk,
+        disks={one.name: one.size for one in request.disks},
+    )

@@ -108,6 +108,23 @@ class CreateResult:
 
 
 @dataclass(frozen=True)
+class WorkResult:
+    """How it went for VMs that were worked on; ``exit_code`` is that of the command."""
+
+    vms: Sequence[VMView]
+    exit_code: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether all went well."""
+        return self.exit_code == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {"ok": self.ok, "vms": [vm.to_json() for vm in self.vms]}
+
+
+@dataclass(frozen=True)
 class ApplyResult:
     """How an ``apply`` went: the ``plan`` that was done, as JSON, and the VMs that it was about."""
 

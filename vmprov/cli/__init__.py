@@ -37,6 +37,8 @@ COMMANDS = {
     "start": ("power", "Power machines on."),
     "stop": ("power", "Shut machines down."),
     "reboot": ("power", "Stop machines and start them again."),
+    "rebuild": ("remake", "Make machines anew; data disks keep what is on them."),
+    "resize": ("remake", "Give a machine other CPUs, memory, or larger disks."),
     "protect": ("terms", "Let nobody delete, rebuild or replace machines."),
     "renew": ("terms", "Let machines live longer."),
     "label": ("terms", "Set labels of machines, or take them away."),

@@ -61,7 +61,7 @@ def plan_command(
     if as_json:
         print_json(plan.to_json())
     else:
-        _print_plan(plan)
+        print_plan(plan)
     return _CHANGES if detailed_exitcode and plan else 0
 
 
@@ -87,7 +87,7 @@ def apply_command(
     if not approved:
         with opened(session) as vmprov:
             expected = vmprov.plan(lab, targets=targets)
-        _print_plan(expected, err=True)
+        print_plan(expected, err=True)
         if expected and not agrees("Do this?"):
             raise SpecError("nothing was changed", hint="use --auto-approve to change without being asked")
     with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
@@ -103,7 +103,8 @@ def apply_command(
     return result.exit_code
 
 
-def _print_plan(plan: Plan, *, err: bool = False) -> None:
+def print_plan(plan: Plan, *, err: bool = False) -> None:
+    """Print what has to be done, why, and what it costs."""
     width = max((len(change.name) for change in plan.changes), default=0)
     for change in plan.changes:
         sign, colour = _SIGNS[change.action.value]

@@ -135,6 +135,12 @@ def _refuse_touching_protected(changes: Sequence[Change]) -> None:
         raise Protected(*names)
 
 
+def spec_of(record: VMRecord, **changes: Any) -> VMSpec:
+    """What a VM would be wanted as, to be as it is recorded, but for ``changes``."""
+    wishes = record.machine.given() | {"labels": dict(record.labels), "protect": record.protected}
+    return VMSpec(**{**wishes, **changes, "name": record.name, "group": record.name})
+
+
 def wishes_of(spec: VMSpec) -> Wishes:
     """What is wished for a VM, without what it is called."""
     return Wishes(**{name: value for name, value in spec.given().items() if name in Wishes.model_fields})
@@ -163,6 +169,16 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
     action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
     running = seen.state is DomainState.RUNNING
     return Change(action, spec.name, reasons, spec, record, reboot=reboot and running, lost=lost)
+
+
+def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | None:
+    """What brings a VM to what is wanted now, where it is, whatever else is the matter with it; or nothing."""
+    differences = list(_differences(record.machine, wishes_of(spec)))
+    if not differences:
+        return None
+    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state is not DomainState.STOPPED
+    reasons = tuple(reason for reason, _ in differences)
+    return Change(Action.CHANGE, spec.name, reasons, spec, record, reboot=reboot)
 
 
 # what is wanted now, against what was wanted

@@ -179,12 +179,16 @@ def record_again(ctx: Context, spec: VMSpec) -> None:
     """Record what a VM is made anew with; its numbers, addresses and names stay."""
     vm = ctx.store.vm(spec.name)
     image = ctx.images.get(spec.image) if spec.image else None
-    nics = [_nic(ctx.store.installation, vm.lab, vm.name, place, wanted) for place, wanted in enumerate(spec.networks)]
-    kept = {place: nic for place, nic in enumerate(vm.nics) if place < len(nics) and nic.network == nics[place].network}
-    nics = [
-        kept.get(place) or replace(nic, mac=addressing.mac_address(ctx.store.installation, vm.id, place))
-        for place, nic in enumerate(nics)
-    ]
+    installation = ctx.store.installation
+    owner = addressing.owner_of(installation, vm.domain)
+    before = dict(enumerate(zip(vm.machine.networks, vm.nics, strict=True)))
+    nics = []
+    for place, wanted in enumerate(spec.networks):
+        mode, nic = before.get(place, ("", None))
+        if nic is None or mode != wanted:
+            nic = _nic(installation, vm.lab, owner, place, wanted)
+            nic = replace(nic, mac=addressing.mac_address(installation, vm.id, place))
+        nics.append(nic)
     ctx.store.update_vm(
         vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
