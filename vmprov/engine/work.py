@@ -103,7 +103,7 @@ class Work:
         # One that is made anew has its memory already, as far as the host's is shared out.
         memory = {} if anew else {MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM}
         needs = [first, f"{shared}/share"]
-        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs)]
+        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs, brief=True)]
         self._of(
             vm, "power on", "make its domain, and power it on", together=self._power_on,
             needs=[*needs, *self._ends(after)], takes={BOOT: 1, **memory},
