@@ -10,7 +10,7 @@ import shlex
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -236,11 +236,22 @@ def wait_for_ssh(
 
 def forget_host(known_hosts: Path, alias: str) -> None:
     """Drop what was remembered of a VM's host key: a new VM of that name has a new one. Absence is success."""
+    _rewrite(known_hosts, alias, lambda _: "")
+
+
+def rename_host(known_hosts: Path, alias: str, new: str) -> None:
+    """Remember a VM's host key under another name. Absence is success."""
+    _rewrite(known_hosts, new, lambda _: "")
+    _rewrite(known_hosts, alias, lambda line: new + line.removeprefix(alias))
+
+
+def _rewrite(known_hosts: Path, alias: str, change: Callable[[str], str]) -> None:
+    """Change the lines about one name."""
     try:
         before = known_hosts.read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    kept = [line for line in before if line.split(" ", 1)[0] != alias]
+    kept = [change(line) if line.split(" ", 1)[0] == alias else line for line in before]
     if kept == before:
         return
     made = known_hosts.with_name(f".{known_hosts.name}-{os.getpid()}")

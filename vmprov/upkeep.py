@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vmprov.errors import SpecError, VmprovError
 from vmprov.events import Note
-from vmprov.views import Failure, WorkResult
+from vmprov.views import Failure, VMView, WorkResult
+from vmprov.waiting import Deadline
 from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -102,8 +104,41 @@ class Upkeep(Workspace):
             if not plan:
                 return WorkResult([self.view_of(vm, "unchanged")], 0)
             outcome = resize(ctx, operation, plan.changes[0])
+            view = self.outcome_view(outcome)
+            if outcome.state == "ready":  # one that was off still is
+                view = replace(view, state=ctx.hypervisor.domain(vm.domain).state.value)
         self._remind([vm])
-        return WorkResult([self.outcome_view(outcome)], exit_code([outcome]))
+        return WorkResult([view], exit_code([outcome]))
+
+    def rename(self, name: str, new: str, *, restart: bool = False, timeout: float = 600.0) -> VMView:
+        """Give a VM another name, under which it runs on once it is started; its guest learns of it when rebuilt.
+
+        The VM must be off; with ``restart``, it is shut down before, and started and waited for afterwards. Where an
+        earlier call was killed, this finishes it. Raises :class:`SpecError`, :class:`vmprov.errors.NameTaken`,
+        :class:`Failed`.
+        """
+        from vmprov.engine import power
+        from vmprov.engine.at_work import at_work
+        from vmprov.engine.rename import is_done, rename
+        from vmprov.spec.names import check_name
+
+        try:
+            check_name(new)
+        except ValueError as problem:
+            raise SpecError(str(problem)) from problem
+        vm = self.store.vm(new if is_done(self.store, name, new) else name)
+        ctx, deadline = self.context(vm.host, vm.driver), Deadline(timeout)
+        ctx.host.up(self.events)
+        with at_work(ctx, vm.lab, "rename") as operation:
+            if not is_done(self.store, name, new):
+                if restart and not vm.adopted:
+                    power.stop(ctx, self.store.vm(name), deadline, force=False)
+                rename(ctx, operation, name, new)
+        self._remind([vm])
+        vm = self.store.vm(new)
+        if restart:
+            power.start(ctx, vm, self.images.get(vm.image) if vm.image else None, deadline, wait=True)
+        return self.view_of(self.store.vm(new), ctx.hypervisor.domain(vm.domain).state.value)
 
     def _one_by_one(self, names: Sequence[str], action: Callable[[VMRecord], None]) -> list[Failure]:
         """Do something to the records of VMs; returns what failed."""

@@ -39,6 +39,7 @@ COMMANDS = {
     "reboot": ("power", "Stop machines and start them again."),
     "rebuild": ("remake", "Make machines anew; data disks keep what is on them."),
     "resize": ("remake", "Give a machine other CPUs, memory, or larger disks."),
+    "rename": ("remake", "Give a machine another name."),
     "protect": ("terms", "Let nobody delete, rebuild or replace machines."),
     "renew": ("terms", "Let machines live longer."),
     "label": ("terms", "Set labels of machines, or take them away."),

@@ -1,4 +1,4 @@
-"""``vmprov rebuild`` and ``vmprov resize``: machines that become other ones, and stay the same."""
+"""``vmprov rebuild``, ``resize`` and ``rename``: machines that become other ones, and stay the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import click
 
 from vmprov.cli import Session
 from vmprov.cli.lab import print_plan
-from vmprov.cli.options import agrees, chosen, json_option, opened, print_json, report_outcomes, selector_option
+from vmprov.cli.options import (
+    agrees,
+    chosen,
+    duration,
+    json_option,
+    opened,
+    print_json,
+    report_outcomes,
+    selector_option,
+)
 from vmprov.cli.progress import choose_progress
 from vmprov.errors import SpecError
 from vmprov.lab import Vmprov
@@ -83,6 +92,26 @@ def resize_command(
     return _work(
         session, lambda vmprov: vmprov.resize(name, cpus=cpus, memory=memory, disk=system, disks=data), as_json=as_json
     )
+
+
+@click.command()
+@click.argument("name", metavar="VM")
+@click.argument("new", metavar="NEW")
+@click.option("--restart", is_flag=True, help="Shut it down for that, and start it afterwards.")
+@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Longest time to wait for it.")
+@json_option
+@click.pass_obj
+def rename_command(session: Session, name: str, new: str, restart: bool, timeout: str, as_json: bool) -> int:
+    """Give a machine another name. It must be off. Its guest learns of it when the machine is rebuilt.
+
+    Where an earlier attempt was killed, the same command finishes it.
+    """
+    seconds = duration("--timeout", timeout)
+
+    def renamed(vmprov: Vmprov) -> WorkResult:
+        return WorkResult([vmprov.rename(name, new, restart=restart, timeout=seconds)], 0)
+
+    return _work(session, renamed, as_json=as_json)
 
 
 def _disks(texts: Sequence[str]) -> tuple[str | None, dict[str, str]]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vmprov.engine.at_work import at_work
 from vmprov.engine.context import Context
 from vmprov.engine.outcome import Outcome
+from vmprov.engine.rename import pending
 from vmprov.engine.work import Work
 from vmprov.errors import Interrupted, NotFullyUndone, VmprovError
 from vmprov.store import LabRecord
@@ -31,12 +32,15 @@ def delete(
 
     def attempt(lab: LabRecord) -> None:
         ctx = context(lab)
+        # Those that somebody was killed over while they got another name have it when we begin.
+        renamed = pending(ctx.store, lab.name)
+        wanted = None if vms is None else {renamed.get(name, name) for name in vms}
         try:
             with at_work(ctx, lab.name, "delete") as operation:
                 ctx.host.up(ctx.events)
                 work = Work(ctx, operation, lab.name, parallel=_VMS)
                 for vm in ctx.store.vms(lab.name):
-                    if vms is None or vm.name in vms:
+                    if wanted is None or vm.name in wanted:
                         work.remove(vm)
                 outcomes = work.do()
         except VmprovError as problem:

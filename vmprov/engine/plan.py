@@ -173,7 +173,10 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
 
 def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | None:
     """What brings a VM to what is wanted now, where it is, whatever else is the matter with it; or nothing."""
-    differences = list(_differences(record.machine, wishes_of(spec)))
+    before = record.machine
+    if spec.disk is not None:
+        before = before.model_copy(update={"disk": record.disk})
+    differences = list(_differences(before, wishes_of(spec)))
     if not differences:
         return None
     reboot = any(cost is not _Cost.NONE for _, cost in differences) and state is not DomainState.STOPPED
