@@ -131,6 +131,17 @@ def command_line(host: Dials, login: Login, command: Sequence[str] = (), *, batc
     return [*argv, login.address, *([remote] if command else [])]
 
 
+def own_command_line(host: Dials, address: str, command: Sequence[str] = (), *, name: str) -> list[str]:
+    """The argv that logs in to a machine which others made, as the user's own configuration, keys and agent can."""
+    proxy = [] if host.dialer is None else proxy_command(host.dialer, address)
+    settings = {"HostKeyAlias": name}
+    if proxy:
+        settings |= {"ProxyCommand": shlex.join(proxy).replace("%", "%%"), "ProxyUseFdpass": "yes"}
+    words = [word for setting, value in settings.items() for word in ("-o", f"{setting}={value}")]
+    remote = command[0] if len(command) == 1 else shlex.join(command)
+    return ["ssh", *words, "--", address, *([remote] if command else [])]
+
+
 def _quoted(path: Path) -> str:
     """A file name in ssh's configuration syntax: there may be several, and ``%`` and ``~`` are expanded."""
     escaped = str(path.absolute()).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")

@@ -140,6 +140,33 @@ class Upkeep(Workspace):
             power.start(ctx, vm, self.images.get(vm.image) if vm.image else None, deadline, wait=True)
         return self.view_of(self.store.vm(new), ctx.hypervisor.domain(vm.domain).state.value)
 
+    # domains of others
+
+    def import_domain(self, domain: str, *, lab: str = "", name: str = "", host: str = "") -> VMView:
+        """Take a domain that somebody made into a lab, without touching it, by its own ``name`` or another one.
+
+        ``lab``: one that is there, or a new one. Power, addresses and status are as of any VM; it is never changed,
+        and ``delete`` forgets it. Raises :class:`SpecError` (or its kinds) for a domain that must not be taken in.
+        """
+        from vmprov.engine.admit import admit, name_of
+        from vmprov.engine.at_work import at_work
+        from vmprov.engine.records import check_place, new_lab
+        from vmprov.spec.names import check_name
+
+        try:
+            lab = check_name(lab, "lab name") if lab else lab
+        except ValueError as problem:
+            raise SpecError(str(problem)) from problem
+        name = name_of(name or domain)
+        ctx = self.context(host, "")
+        ctx.host.up(self.events)
+        lab = lab or new_lab(ctx)
+        check_place(ctx, lab)
+        with at_work(ctx, lab, "import"):
+            vm = admit(ctx, domain, lab=lab, name=name)
+        self._remind([vm])
+        return self.view_of(vm, ctx.hypervisor.domain(domain).state.value)
+
     def _one_by_one(self, names: Sequence[str], action: Callable[[VMRecord], None]) -> list[Failure]:
         """Do something to the records of VMs; returns what failed."""
         failures = []

@@ -155,12 +155,12 @@ class Workspace:
         columns = asdict(vm)
         for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
             del columns[internal]
-        log = console_log or self.home.console_log(vm.name, 0)
+        log = console_log or ("" if vm.adopted else self.home.console_log(vm.name, 0))
         judgement = json.loads(vm.judgement) if vm.judgement else None
         return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
 
     def outcome_view(self, outcome: Outcome) -> VMView:
         """What is told of a VM that was worked on."""
         state = {"ready": "running", "refused": "unchanged"}.get(outcome.state, outcome.state)
-        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
+        log = None if outcome.vm.adopted else outcome.logs / self.home.console_log(outcome.vm.name, 0).name
         return replace(self.view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)

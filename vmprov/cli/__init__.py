@@ -40,6 +40,7 @@ COMMANDS = {
     "rebuild": ("remake", "Make machines anew; data disks keep what is on them."),
     "resize": ("remake", "Give a machine other CPUs, memory, or larger disks."),
     "rename": ("remake", "Give a machine another name."),
+    "import": ("remake", "Take a domain that somebody made into a lab, as it is."),
     "protect": ("terms", "Let nobody delete, rebuild or replace machines."),
     "renew": ("terms", "Let machines live longer."),
     "label": ("terms", "Set labels of machines, or take them away."),

@@ -112,7 +112,7 @@ def show_command(session: Session, name: str | None, selector: str | None, timel
         expires = f"{datetime.fromtimestamp(vm.expires):%Y-%m-%d %H:%M} ({_left(vm.expires)})" if vm.expires else ""
         told = {
             "judgement": judgement,
-            "nics": "; ".join(f"{nic['network'] or nic['bridge']} ({nic['mac']})" for nic in vm.nics),
+            "nics": "; ".join(f"{nic['network'] or nic['bridge']} ({nic['mac']})" for nic in vm.nics if nic["mac"]),
             "labels": pairs_text(vm.labels),
             "protected": _yes(vm.protected),
             "expires": expires,

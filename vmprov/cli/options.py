@@ -106,11 +106,11 @@ def report_outcomes(vms: Sequence[VMView]) -> None:
         (
             vm.name,
             vm.state,
-            vm.verdict,
+            vm.verdict or "-",
             vm.address or "-",
-            vm.network,
+            vm.network or "-",
             vm.bridge or "-",
-            vm.serial_number,
+            vm.serial_number or "-",
             f"{vm.seconds:.1f}",
         )
         for vm in vms

@@ -1,4 +1,4 @@
-"""``vmprov rebuild``, ``resize`` and ``rename``: machines that become other ones, and stay the same."""
+"""``vmprov rebuild``, ``resize``, ``rename`` and ``import``: machines that become other ones, and stay the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vmprov.cli.options import (
     agrees,
     chosen,
     duration,
+    host_option,
     json_option,
     opened,
     print_json,
@@ -112,6 +113,25 @@ def rename_command(session: Session, name: str, new: str, restart: bool, timeout
         return WorkResult([vmprov.rename(name, new, restart=restart, timeout=seconds)], 0)
 
     return _work(session, renamed, as_json=as_json)
+
+
+@click.command()
+@click.argument("domain", metavar="DOMAIN")
+@click.option("--lab", default="", help="The lab to put it into (default: a new one).")
+@click.option("--name", default="", help="What to call it (default: as the domain is called).")
+@host_option
+@json_option
+@click.pass_obj
+def import_command(session: Session, domain: str, lab: str, name: str, host: str, as_json: bool) -> int:
+    """Take a domain that somebody made into a lab, without touching it.
+
+    It is listed, started, stopped and reached like the others, and never changed. vmprov delete forgets it.
+    """
+
+    def imported(vmprov: Vmprov) -> WorkResult:
+        return WorkResult([vmprov.import_domain(domain, lab=lab, name=name, host=host)], 0)
+
+    return _work(session, imported, as_json=as_json)
 
 
 def _disks(texts: Sequence[str]) -> tuple[str | None, dict[str, str]]:

@@ -69,7 +69,8 @@ def watch_command(
         _print_verdicts(views)
     if session.cancel.is_set and not following:
         return 130
-    return 0 if all(view.verdict == "success" for view in views) else 1
+    # One that others made is not judged.
+    return 0 if all(view.verdict == "success" or (view.adopted and not view.verdict) for view in views) else 1
 
 
 def _print_verdicts(views: Sequence[VMView]) -> None:

@@ -143,13 +143,18 @@ class Alteration:
         if wanted is None:
             return
         machine = wishes_of(wanted)
+        if self._vm.adopted:
+            kept = {"labels": machine.labels, "protect": machine.protect, "ttl": machine.ttl}
+            machine = self._vm.machine.model_copy(update=kept)
+            cpus, memory, disk = self._vm.cpus, self._vm.memory, self._vm.disk
+        else:
+            cpus, memory, disk = machine.cpus, machine.memory, machine.disk or self._vm.disk
         expires = self._vm.expires
         if machine.ttl != self._vm.machine.ttl:
             expires = time.time() + machine.ttl if machine.ttl else 0.0
         self._ctx.store.update_vm(
-            self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
-            spec=machine.model_dump_json(), labels=labels_column(wanted.labels),
-            protected=wanted.protect, expires=expires,
+            self._vm.name, cpus=cpus, memory=memory, disk=disk, spec=machine.model_dump_json(),
+            labels=labels_column(wanted.labels), protected=wanted.protect, expires=expires,
         )  # fmt: skip
 
     def _power_on(self) -> Beginning:

@@ -114,7 +114,9 @@ def make_plan(
     for spec in wanted:
         record = recorded.get(spec.name)
         if record is None:
-            changes.append(Change(Action.CREATE, spec.name, wanted=spec))
+            reasons = (Reason("domain", f"{spec.domain}, as it is"),) if spec.domain else ()
+            action = Action.ADOPT if spec.domain else Action.CREATE
+            changes.append(Change(action, spec.name, reasons, wanted=spec))
             continue
         change = _change(spec, record, seen[spec.name])
         if change is None:
@@ -151,7 +153,20 @@ def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
     return tuple(_drift(record, seen))
 
 
+def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+    """Whatever machine the file describes: a domain that is not ours stays as it is."""
+    reasons = [*_about_record(spec, record), *drift_of(record, seen)]
+    if spec.ttl != record.machine.ttl:
+        reasons.append(Reason("ttl", _told("ttl", record.machine.ttl), _told("ttl", spec.ttl)))
+    if not reasons:
+        return None
+    action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
+    return Change(action, spec.name, tuple(reasons), spec, record)
+
+
 def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+    if record.adopted:
+        return _change_of_adopted(spec, record, seen)
     machine, before = wishes_of(spec), record.machine
     differences = list(_differences(before, machine)) if machine != before else []
     reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
@@ -272,6 +287,10 @@ def _ruined(record: VMRecord, seen: Seen) -> str:
 
 
 def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
+    if record.adopted:
+        if seen.state is not DomainState.RUNNING:
+            yield Reason("state", str(seen.state), "running", drift=True)
+        return
     if ruined := _ruined(record, seen):
         yield Reason("state", ruined, drift=True)
         return
@@ -281,7 +300,7 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
         yield Reason("network", f"{thing.removeprefix('network ')} is lost", drift=True)
     for name in seen.idle:
         yield Reason("network", f"{name} is stopped", drift=True)
-    if seen.hardware is not None and not record.adopted:
+    if seen.hardware is not None:
         yield from _hardware(record, seen.hardware)
 
 

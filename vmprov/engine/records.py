@@ -140,11 +140,16 @@ def check_room(ctx: Context, memory: Sequence[int]) -> None:
 
 
 def _choose_lab(ctx: Context, request: CreateRequest) -> str:
-    labs = {lab.name for lab in ctx.store.labs()}
     if not request.lab:
-        return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
+        return new_lab(ctx)
     check_place(ctx, request.lab)
     return request.lab
+
+
+def new_lab(ctx: Context) -> str:
+    """A name for a lab that nobody asked a name for."""
+    labs = {lab.name for lab in ctx.store.labs()}
+    return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
 
 
 def check_place(ctx: Context, lab: str) -> None:

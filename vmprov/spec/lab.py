@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vmprov.documents import shown
 from vmprov.spec.machine import NETWORK_MODES
-from vmprov.spec.names import check_name, check_network_name, check_serial_number
+from vmprov.spec.names import check_domain_name, check_name, check_network_name, check_serial_number
 from vmprov.spec.request import CreateRequest
 from vmprov.spec.wishes import Part, Wishes
 
@@ -60,6 +60,7 @@ def is_path(flow: str) -> bool:
 NetworkName = Annotated[str, AfterValidator(_network)]
 LabName = Annotated[str, AfterValidator(lambda name: check_name(name, "lab name"))]
 VMName = Annotated[str, AfterValidator(check_name)]
+DomainName = Annotated[str, AfterValidator(lambda name: check_domain_name(name) if name else name)]
 SerialNumber = Annotated[str, AfterValidator(check_serial_number)]
 
 
@@ -67,12 +68,14 @@ class VMSpec(Wishes):
     """One VM. ``group`` is what the file calls it: ``web`` for ``web-1``; the same as ``name`` where there is no count.
 
     ``after``: names of groups and VMs that have to be ready first. ``serial_number``: empty for a generated one.
+    ``domain``: one that somebody made, which becomes this VM as it is; then its machine does not count.
     """
 
     name: VMName
     group: VMName
     after: tuple[str, ...] = ()
     serial_number: Annotated[str, AfterValidator(lambda number: check_serial_number(number) if number else "")] = ""
+    domain: DomainName = ""
 
 
 class Network(Part):
