@@ -14,6 +14,8 @@ from vmprov.errors import SpecError
 # Files in one chain of ``base``, and files altogether.
 DEEPEST_BASE = 10
 MOST_FILES = 100
+# Values in all of them together.
+MOST_VALUES = 100_000
 
 # The files from the first one to the one whose base is looked at, each with what messages call it.
 Chain = tuple[tuple[Path, str], ...]
@@ -60,6 +62,15 @@ def grow(document: Document, file: Path) -> Branch:
         return Branch(content, document.source, file, document.values[path])
 
     return branch(document.value, ())
+
+
+def plain(tree: Branch) -> Any:
+    """A tree's value alone."""
+    if isinstance(tree.content, dict):
+        return {key: plain(inner) for key, (_, inner) in tree.content.items()}
+    if isinstance(tree.content, list):
+        return [plain(inner) for inner in tree.content]
+    return tree.content
 
 
 def flatten(tree: Branch, at: Steps = ()) -> Document:
@@ -112,6 +123,7 @@ class Files:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._trees: dict[Path, Branch | None] = {}
+        self._values = 0
 
     def compose(self, path: Path, source: str, text: bytes | None = None) -> Branch:
         """The file over those of its bases that can be used; ``problems`` says why others cannot.
@@ -119,7 +131,7 @@ class Files:
         :class:`SpecError` if the file itself cannot be read.
         """
         tree = self._compose(path, source, (), text)
-        if tree is None:
+        if tree is None or self._values > MOST_VALUES:
             refuse(self.problems)
         assert tree is not None
         return tree
@@ -130,10 +142,14 @@ class Files:
             return self._trees[identity]
         self._trees[identity] = None
         try:
-            tree = grow(parse(read_bytes(path) if text is None else text, source), path.absolute())
+            document = parse(read_bytes(path) if text is None else text, source)
         except Refused as refused:
             self.problems += refused.found
             return None
+        tree = grow(document, path.absolute())
+        self._values += len(document.values)
+        if self._values > MOST_VALUES:
+            raise SpecError(f"the files together hold more than {MOST_VALUES} values")
         if chain and not isinstance(tree.content, dict):
             self.problems.append(tree.problem("must be a mapping (lines of 'key: value')"))
             return None
@@ -171,10 +187,12 @@ class Files:
         if what:
             self.problems.append(named.problem(f"base: {what}"))
             return None
+        if self._values > MOST_VALUES:
+            return None
         try:
             return self._compose(path, source, chain, None)
-        except SpecError as unreadable:
-            self.problems.append(named.problem(f"base: {unreadable}"))
+        except SpecError as unfit:
+            self.problems.append(named.problem(f"base: {unfit}"))
             return None
 
 
