@@ -9,7 +9,7 @@ import click
 
 from vmprov.cli import Session
 from vmprov.cli.machine import given, machine_options, machine_wishes
-from vmprov.cli.options import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.options import host_option, json_option, opened, print_json, report_outcomes
 from vmprov.cli.progress import choose_progress
 from vmprov.paths import Home
 from vmprov.settings import Settings
@@ -73,27 +73,7 @@ def create_command(
 
 
 def _print_result(result: CreateResult) -> None:
-    columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
-    rows = [
-        (
-            vm.name,
-            vm.state,
-            vm.verdict,
-            vm.address or "-",
-            vm.network,
-            vm.bridge or "-",
-            vm.serial_number,
-            f"{vm.seconds:.1f}",
-        )
-        for vm in result.vms
-    ]
-    print_table(columns, rows)
-    for vm in result.vms:
-        if vm.verdict not in ("success", ""):
-            click.echo(
-                f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]",
-                err=True,
-            )
+    report_outcomes(result.vms)
     left = [vm.name for vm in result.vms if vm.state not in ("removed", "planned")]
     if result.exit_code == 130:
         click.echo(f"vmprov: interrupted; left: {', '.join(left) or 'nothing'}", err=True)

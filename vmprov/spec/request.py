@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -35,6 +35,8 @@ class CreateRequest(Machine):
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
     ``driver`` may be empty: the host's default.
     ``parallel`` of 0 means: as many at once as the host's cores and memory suggest.
+    ``on_failure``: what becomes of a VM that fails, and of the others: it is undone alone; it is ``keep``-t; the whole
+    batch is undone; or nothing more is begun, and everything stays. ``keep_on_failure``: the same as ``keep``.
     """
 
     count: int | None = Field(default=None, ge=1, le=MOST_VMS)
@@ -43,6 +45,7 @@ class CreateRequest(Machine):
     driver: str = ""
     serial_numbers: tuple[Annotated[str, AfterValidator(check_serial_number)], ...] = ()
     parallel: int = Field(default=0, ge=0, le=MOST_VMS)
+    on_failure: Literal["rollback-vm", "keep", "rollback-lab", "stop"] = "rollback-vm"
     keep_on_failure: bool = False
 
     @model_validator(mode="after")
@@ -64,6 +67,11 @@ class CreateRequest(Machine):
         except ValidationError as invalid:
             problems = [_sentence(error) for error in invalid.errors()]
             raise SpecError("; ".join(problems), problems=problems) from invalid
+
+    @property
+    def policy(self) -> str:
+        """What becomes of VMs that fail."""
+        return "keep" if self.keep_on_failure else self.on_failure
 
     @property
     def machine(self) -> Machine:
