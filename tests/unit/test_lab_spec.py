@@ -122,8 +122,8 @@ def test_a_pipe_as_a_base_does_not_hold_anything_up(tmp_path: Path) -> None:
     said = problems(text)
 
     assert [line.split(": ", 1)[1] for line in said] == [
-        f"base: {tmp_path}/pipe is no regular file",
-        f"vms.a.memory: {tmp_path}/pipe is no regular file",
+        f"base: the file '{tmp_path}/pipe' is no regular file",
+        f"vms.a.memory: the file '{tmp_path}/pipe' is no regular file",
     ]
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from vmprov.documents import Place, Problem, Steps, dotted, examine, refuse, unknown
 from vmprov.errors import SpecError
-from vmprov.spec.compose import Branch, Files, change, flatten, merge, plain
+from vmprov.spec.compose import Branch, Files, change, find, flatten, merge, plain
 from vmprov.spec.file import Entry, LabFile
 from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec, is_path
 from vmprov.spec.machine import Machine
@@ -128,11 +128,10 @@ def _with_paths(tree: Branch, problems: list[Problem], broken: Broken) -> Branch
             return branch
         if field == ("flow",) and not is_path(name):
             return branch
-        file = branch.file.parent / Path(name).expanduser()
-        if "\0" not in name and file.is_file():
+        file, why = find(branch, name)
+        if not why:
             return replace(branch, content=os.path.normpath(file))
         broken.add((branch.source, branch.place))
-        why = "is no regular file" if "\0" not in name and file.exists() else "does not exist"
         where = ".".join(str(step) for step in path if isinstance(step, str))
         problems.append(replace(branch.problem(f"{where}: the file {name[:200]!r} {why}"), path=path))
         return branch
