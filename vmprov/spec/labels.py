@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from vmprov.spec.secrecy import names_a_secret
+
 MOST_LABELS = 50
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
@@ -21,6 +23,8 @@ def check_label(key: str) -> str:
     """A label's key, or :class:`ValueError`."""
     if not _LABEL.fullmatch(key):
         raise ValueError(f"label {key[:60]!r} is not allowed; use at most 63 letters, digits, '.', '_', '-' and '/'")
+    if names_a_secret(key):
+        raise ValueError(f"label {key!r} looks like a secret, and labels are shown")
     return key
 
 

@@ -10,10 +10,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from vmprov.spec.forms import LIST, Seconds
 from vmprov.spec.labels import MOST_LABELS, check_label, check_value
 from vmprov.spec.machine import FilePath, Machine
+from vmprov.spec.secrecy import holds_a_secret
 
 _KEY = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,60} [A-Za-z0-9+/]{40,10000}={0,3}(?: [ -~]{0,200})?")
 
 Ready = Literal["flow", "ssh", "login", "power-on"]
+
+
+def _command(command: str) -> str:
+    if holds_a_secret(command):
+        raise ValueError("there is a secret in this text, and commands are recorded")
+    return command
 
 
 def _key(key: str) -> str:
@@ -34,7 +41,7 @@ class Part(BaseModel):
 
 Label = Annotated[str, AfterValidator(check_label)]
 LabelValue = Annotated[str, AfterValidator(check_value)]
-Command = Annotated[str, Field(min_length=1, max_length=10_000)]
+Command = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_command)]
 
 
 class Seed(Part):
