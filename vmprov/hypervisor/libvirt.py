@@ -23,6 +23,7 @@ from vmprov.hypervisor.definitions import (
     parse_definition,
     read_network,
     refuse_taken,
+    volume_xml,
 )
 from vmprov.waiting import Deadline, wait_until
 
@@ -378,7 +379,7 @@ class LibvirtHypervisor:
     def create_volume(self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = "") -> Volume:
         """Make an empty volume or an overlay."""
         with self._trying(f"create volume {name} in pool {pool}") as connection:
-            xml = _volume_xml(name, size=size, format=format, backing=backing)
+            xml = volume_xml(name, size=size, format=format, backing=backing)
             return _read_volume(_create_volume(_pool(connection, pool), name, xml))
 
     def upload_volume(self, pool: str, name: str, source: Path, *, format: str, capacity: int) -> Volume:
@@ -386,7 +387,7 @@ class LibvirtHypervisor:
         with self._trying(f"upload {source} as volume {name} to pool {pool}") as connection:
             try:
                 with source.open("rb") as contents:
-                    xml = _volume_xml(name, size=capacity, format=format)
+                    xml = volume_xml(name, size=capacity, format=format)
                     volume = _create_volume(_pool(connection, pool), name, xml)
                     try:
                         _send(connection, contents.read, volume, source.stat().st_size)
@@ -568,19 +569,6 @@ def _read_pool(pool: Any) -> Pool:
 def _read_volume(volume: Any) -> Volume:
     _, capacity, allocation = volume.info()
     return Volume(volume.name(), volume.path(), capacity, allocation)
-
-
-def _volume_xml(name: str, *, size: int, format: str, backing: str = "") -> str:
-    volume = ET.Element("volume")
-    ET.SubElement(volume, "name").text = name
-    ET.SubElement(volume, "capacity", unit="bytes").text = str(size)
-    ET.SubElement(volume, "allocation", unit="bytes").text = "0"
-    ET.SubElement(ET.SubElement(volume, "target"), "format", type=format)
-    if backing:
-        store = ET.SubElement(volume, "backingStore")
-        ET.SubElement(store, "path").text = backing
-        ET.SubElement(store, "format", type="qcow2")
-    return ET.tostring(volume, encoding="unicode")
 
 
 def _create_volume(pool: Any, name: str, xml: str) -> Any:

@@ -53,7 +53,7 @@ def _duration(value: object) -> object:
 
 def _list(value: object) -> object:
     """A single item stands for a list of one."""
-    return (value,) if isinstance(value, str | int | dict | BaseModel) else value
+    return (value,) if isinstance(value, str | int | dict | Path | BaseModel) else value
 
 
 def _disk(value: object) -> object:
