@@ -373,9 +373,9 @@ def test_variables_that_libvirt_still_believes_in_count_as_gone(
 ) -> None:
     (tmp_path / "store").write_bytes(variable_store())
     store = hypervisor.upload_volume(POOL, own("nvram"), tmp_path / "store", format="raw", capacity=STORE_SIZE)
-    hypervisor.define_domain(
-        uefi(domain_xml(own("a")), choose_loader(hypervisor.loaders(), secure=False, host=""), store.path)
-    )
+    loader = choose_loader(hypervisor.loaders(), secure=False, host="test")
+    hypervisor.define_domain(uefi(domain_xml(own("a")), loader, store.path))
+    hypervisor.start_domain(own("a"))
     hypervisor.remove_domain(own("a"))
 
     assert hypervisor.remove_volume(POOL, own("nvram")) is False
