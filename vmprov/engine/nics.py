@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Sequence
+from ipaddress import IPv4Network
 
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
 from vmprov.engine import adoption
 from vmprov.engine.context import Context
 from vmprov.errors import Failed, NameTaken
-from vmprov.hypervisor import Mark, foreign
+from vmprov.hypervisor import Mark, Network, foreign
 from vmprov.networks import BRIDGE, Boot, NetworkPlan, Reservation
 from vmprov.spec.machine import HttpBoot, Machine
 from vmprov.store import Nic, VMRecord
@@ -18,11 +21,15 @@ from vmprov.store import Nic, VMRecord
 _SUBNET_TRIES = 8
 
 
-def make_shared_networks(ctx: Context, vm: VMRecord) -> None:
-    """Make those networks that a VM shares with its lab, unless they are there; the lab's lock must be held."""
-    for place, mode in enumerate(vm.machine.networks):
-        if mode in ("shared", "isolated"):
-            _shared_network(ctx, vm, place, mode)
+def make_shared_networks(ctx: Context, vms: Sequence[VMRecord]) -> None:
+    """Make those networks that VMs share with their lab, unless they are there; the lab's lock must be held."""
+    made: set[tuple[str, bool]] = set()
+    for vm in vms:
+        for place, mode in enumerate(vm.machine.networks):
+            network = vm.nics[place].network, place == 0
+            if mode in ("shared", "isolated") and network not in made:
+                made.add(network)
+                _shared_network(ctx, vm, place, mode)
 
 
 def connect(ctx: Context, vm: VMRecord) -> None:
@@ -45,11 +52,15 @@ def boot_of(wanted: HttpBoot | None) -> Boot:
 
 
 def _own_network(ctx: Context, vm: VMRecord, place: int) -> None:
-    """A network for this VM alone; the VM's address is known before it boots."""
+    """A network for this VM alone, unless it has it; the VM's address is known before it boots."""
     nic = vm.nics[place]
+    mark = Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
+    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
+    if existing is not None and existing.mark == mark and nic.bridge:
+        _see_active(ctx, existing)
+        return
     kind = "v" if place == 0 else chr(ord("a") + place - 1)
     bridge = addressing.bridge_name(ctx.store.installation, kind, vm.id)
-    mark = Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
     subnet = _create_network(
         ctx, nic, bridge, "per-vm", mark, vm.machine, first=place == 0, prefix=PER_VM_PREFIX, reserve_for=vm.name
     )
@@ -63,9 +74,16 @@ def _shared_network(ctx: Context, vm: VMRecord, place: int, mode: str) -> None:
     mark = Mark(installation=ctx.store.installation, lab=vm.lab)
     if existing is not None and existing.mark == mark:
         _check_alike(ctx, vm, nic.network, first=place == 0)
+        _see_active(ctx, existing)
         return
     bridge = addressing.bridge_name(ctx.store.installation, "l" if mode == "shared" else "i", vm.id)
     _create_network(ctx, nic, bridge, mode, mark, vm.machine, first=place == 0, prefix=SHARED_PREFIX)
+
+
+def _see_active(ctx: Context, network: Network) -> None:
+    """Start a network of ours that somebody stopped."""
+    if not network.active:
+        ctx.hypervisor.start_network(network.name)
 
 
 def _check_alike(ctx: Context, vm: VMRecord, network: str, *, first: bool) -> None:
@@ -119,13 +137,20 @@ def _create_network(
     told = _told(machine, first=first)
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=nic.network, told=told)
     refusal: NameTaken | None = None
+    # What was handed out for a network that is lost is used again, so that addresses stay.
+    held = store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm)
+    again = deque(known for value in held if not any((known := IPv4Network(value)).overlaps(one) for one in taken))
     for _ in range(_SUBNET_TRIES):
         ctx.cancel.check()
-        leased = store.lease_subnet(
-            host=host,
-            lab=mark.lab,
-            vm=mark.vm,
-            candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+        leased = (
+            again.popleft()
+            if again
+            else store.lease_subnet(
+                host=host,
+                lab=mark.lab,
+                vm=mark.vm,
+                candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+            )
         )
         if leased is None:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +14,9 @@ from vmprov.console.relay import daemon_log
 from vmprov.drivers import DataDisk, Firmware, Order, Uart
 from vmprov.engine import base_volume, nics
 from vmprov.engine.context import Context
-from vmprov.engine.records import Batch
 from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
-from vmprov.images import Image
 from vmprov.locks import exclusive
 from vmprov.seeds import write_seed
 from vmprov.spec.machine import Disk, Machine
@@ -42,20 +40,21 @@ def _needing_files() -> Iterator[None]:
 
 
 @_needing_files()
-def prepare_lab(ctx: Context, batch: Batch) -> None:
-    """What the VMs of a lab share: the key pair, the base volume, and shared networks if asked for."""
-    directory = ctx.home.lab(batch.lab)
-    with exclusive(ctx.home.lock(f"lab-{batch.lab}"), Deadline(_LOCK_LIMIT), f"lab {batch.lab}", cancel=ctx.cancel):
+def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
+    """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
+    directory = ctx.home.lab(lab)
+    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        make_key(ctx.home.key(batch.lab), ctx.runner, comment=f"vmprov lab {batch.lab}")
-        nics.make_shared_networks(ctx, batch.vms[0])
-    if batch.image is not None:
-        base_volume.ensure(ctx, batch.image, lab=batch.lab, vms=[vm.name for vm in batch.vms])
+        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
+        nics.make_shared_networks(ctx, vms)
+    for name in sorted({vm.image for vm in vms if vm.image}):
+        base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
 
 
 @_needing_files()
-def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None) -> Order:
-    """Make the VM's own networks, disks, firmware and seed; returns the order for the driver."""
+def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
+    """Make the VM's own networks, disks, firmware and seed, if they are not there; returns the order for the driver."""
+    image = ctx.images.get(vm.image) if vm.image else None
     machine = vm.machine
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,15 +62,15 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None) -> Order:
     nics.connect(ctx, vm)
     vm = ctx.store.vm(vm.name)
     ctx.stage(vm.name, "disk")
-    disk_volume = f"{vm.domain}.img"
-    _claim_volume(ctx, vm, disk_volume)
+    system_disk = disk_volume(vm, "")
+    claim_volume(ctx, vm, system_disk)
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
-        disk_volume=disk_volume, disk_size=vm.disk, pool=ctx.host.pool,
+        disk_volume=system_disk, disk_size=vm.disk, pool=ctx.host.pool,
         image=base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None,
         seed=_make_seed(ctx, vm) if image is not None else "",
         nics=vm.nics, serial_number=vm.serial_number, consoles=make_consoles(ctx, vm), boot=machine.boot_order,
-        disks=tuple(_make_disk(ctx, vm, disk) for disk in machine.disks), firmware=_make_firmware(ctx, vm, machine),
+        disks=tuple(make_disk(ctx, vm, disk) for disk in machine.disks), firmware=_make_firmware(ctx, vm, machine),
         pxe=machine.pxe, tpm=machine.tpm, manufacturer=machine.smbios.manufacturer, product=machine.smbios.product,
         screen_password=_make_screen_password(ctx, vm) if machine.graphics == "vnc" else None,
     )  # fmt: skip
@@ -123,7 +122,8 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
     )
     loader = choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
     name = f"{vm.domain}.nvram"
-    _claim_volume(ctx, vm, name)
+    claim_volume(ctx, vm, name)
+    ctx.hypervisor.remove_volume(ctx.host.pool, name)
     with tempfile.NamedTemporaryFile(prefix="vmprov-nvram-") as file:
         file.write(store)
         file.flush()
@@ -131,15 +131,25 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
     return Firmware(loader=loader, nvram=volume.path, secure=secure)
 
 
-def _make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
+def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
+    """The data disk; one that is there has somebody's data, and at most grows."""
+    name = disk_volume(vm, disk.name)
+    claim_volume(ctx, vm, name)
+    if ctx.hypervisor.volume(ctx.host.pool, name) is None:
+        ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size)
+    return DataDisk(ctx.hypervisor.grow_volume(ctx.host.pool, name, disk.size).path, disk.name)
+
+
+def disk_volume(vm: VMRecord, disk: str) -> str:
+    """The volume of a VM's disk, by the disk's name; empty: the system disk."""
     # A VM's name has no dot, so that these are not those of another VM.
-    name = f"{vm.domain}.{disk.name}.img"
-    _claim_volume(ctx, vm, name)
-    return DataDisk(ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size).path, disk.name)
+    return f"{vm.domain}.{disk}.img" if disk else f"{vm.domain}.img"
 
 
-def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
-    """Record a volume that is about to be made; one that exists already is somebody else's."""
+def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
+    """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
+    if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
+        return
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(
             f"there is a volume called {name!r} in pool {ctx.host.pool} already",
@@ -150,10 +160,11 @@ def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
 
 def _make_seed(ctx: Context, vm: VMRecord) -> str:
     name = f"{vm.domain}-seed.iso"
-    _claim_volume(ctx, vm, name)
+    claim_volume(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"
-        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key)
+        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key, extras=vm.machine.seed)
+        ctx.hypervisor.remove_volume(ctx.host.pool, name)
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, path, format="raw", capacity=size)
     return volume.path

@@ -132,7 +132,11 @@ class Hypervisor(Protocol):
         ...
 
     def domain_xml(self, name: str) -> str:
-        """The domain's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+        """The domain as libvirt prints it, without passwords; raises :class:`LibvirtFailed` where there is none."""
+        ...
+
+    def domain_definition(self, name: str) -> str:
+        """The domain as its next start will have it, with passwords; raises :class:`LibvirtFailed` if there is none."""
         ...
 
     def define_domain(self, xml: str) -> Domain:
@@ -159,6 +163,10 @@ class Hypervisor(Protocol):
         """Pull the plug; a stopped or missing domain is fine."""
         ...
 
+    def resume_domain(self, name: str) -> None:
+        """Let a paused domain run on; one that runs stays as it is."""
+        ...
+
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine with NVRAM, TPM state, managed save, snapshots' and checkpoints' metadata.
 
@@ -181,6 +189,10 @@ class Hypervisor(Protocol):
         Raises :class:`vmprov.errors.NameTaken` if the name, bridge or subnet belongs to another network or
         interface; nothing is left behind then.
         """
+        ...
+
+    def start_network(self, name: str) -> None:
+        """Start a network that is defined; an active one stays as it is."""
         ...
 
     def remove_network(self, name: str) -> bool:
@@ -235,6 +247,13 @@ class Hypervisor(Protocol):
         """Make a volume with the contents of a local file; nothing is left behind on failure.
 
         ``capacity`` is the virtual size in bytes. Raises :class:`vmprov.errors.NameTaken` like create_volume.
+        """
+        ...
+
+    def grow_volume(self, pool: str, name: str, size: int) -> Volume:
+        """Make a volume larger, to ``size`` bytes; one that is as large already stays as it is.
+
+        Only while no running domain has it.
         """
         ...
 

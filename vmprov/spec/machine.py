@@ -12,15 +12,15 @@ True
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
-from vmprov.spec.forms import Or, items
+from vmprov.spec.forms import LIST, SIZE_IN_FILES, Or, Seconds, Size, at_least
 from vmprov.spec.names import (
     check_disk_name,
     check_host_name,
@@ -28,7 +28,6 @@ from vmprov.spec.names import (
     check_nic,
     check_smbios,
 )
-from vmprov.spec.quantities import parse_duration, parse_size
 
 MIB = 1024**2
 DEFAULT_LIMIT = 600.0
@@ -41,19 +40,6 @@ NETWORK_MODES = ("per-vm", "shared", "isolated")
 
 BootDevice = Literal["disk", "network"]
 _URL = re.compile(r"[!#-\[\]-~]{1,1000}")
-
-
-def _size(value: object) -> object:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def _duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-def _list(value: object) -> object:
-    """A single item stands for a list of one."""
-    return (value,) if isinstance(value, str | int | dict | Path | BaseModel) else value
 
 
 def _disk(value: object) -> object:
@@ -80,9 +66,6 @@ def _unique(boot: tuple[BootDevice, ...]) -> tuple[BootDevice, ...]:
     return boot
 
 
-Size = Annotated[int, Or(_size, lambda _: {"type": "string", "pattern": r"^\d+(\.\d+)? ?([kKmMgGtTpP][iI]?)?[bB]?$"})]
-Seconds = Annotated[float, Or(_duration, lambda _: {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$"})]
-LIST = Or(_list, items)
 FilePath = Annotated[Path, AfterValidator(_path)]
 
 
@@ -110,7 +93,7 @@ class Disk(_Model):
     """
 
     name: Annotated[str, AfterValidator(lambda name: check_disk_name(name) if name else name)] = ""
-    size: Size = Field(ge=SMALLEST_DISK)
+    size: Annotated[Size, AfterValidator(at_least(SMALLEST_DISK))]
 
 
 class HttpBoot(_Model):
@@ -164,11 +147,11 @@ class Machine(_Model):
     """
 
     image: Annotated[str, AfterValidator(lambda name: check_image_name(name) if name else name)] = "debian-12"
-    cpus: int = Field(default=1, ge=1, le=256)
-    memory: Size = Field(default=1024 * MIB, ge=SMALLEST_MEMORY)
-    disk: Size | None = Field(default=None, ge=SMALLEST_DISK)
+    cpus: int = Field(default=1, ge=1, le=256, strict=True)
+    memory: Annotated[Size, AfterValidator(at_least(SMALLEST_MEMORY))] = 1024 * MIB
+    disk: Annotated[Size, AfterValidator(at_least(SMALLEST_DISK))] | None = None
     disks: Annotated[
-        tuple[Annotated[Disk, Or(_disk, lambda _: {"type": ["string", "integer"]})], ...],
+        tuple[Annotated[Disk, Or(_disk, lambda _: dict(SIZE_IN_FILES))], ...],
         Field(max_length=MOST_DISKS),
         LIST,
         AfterValidator(_named),
@@ -178,16 +161,16 @@ class Machine(_Model):
         Field(min_length=1, max_length=MOST_NICS),
         LIST,
     ] = ("per-vm",)
-    adopt: bool = False
-    dhcp: bool = True
+    adopt: Annotated[bool, Strict()] = False
+    dhcp: Annotated[bool, Strict()] = True
     firmware: Literal["bios", "uefi", "secure-boot"] = "bios"
     boot_certificates: Annotated[tuple[FilePath, ...], LIST] = ()
-    tpm: bool = False
+    tpm: Annotated[bool, Strict()] = False
     boot: Annotated[tuple[BootDevice, ...], LIST, AfterValidator(_unique)] = ()
     http_boot: HttpBoot | None = None
-    pxe: bool = False
+    pxe: Annotated[bool, Strict()] = False
     smbios: Smbios = Field(default_factory=Smbios)
-    consoles: int = Field(default=1, ge=1, le=2)
+    consoles: int = Field(default=1, ge=1, le=2, strict=True)
     graphics: Literal["none", "vnc"] = "none"
     flow: str = ""
     timeout: Annotated[Seconds, Field(gt=0)] | None = None
@@ -202,8 +185,11 @@ class Machine(_Model):
         """Seconds from power-on to the verdict."""
         return DEFAULT_LIMIT if self.timeout is None else self.timeout
 
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """What does not go together: the field, and why. Defaults are laid under a machine before this is asked."""
+    def conflicts(self, *, ours: Container[str] = ()) -> Iterator[tuple[str, str]]:
+        """What does not go together: the field, and why. Defaults are laid under a machine before this is asked.
+
+        ``ours``: networks that are made for the machine, beside those of the modes.
+        """
         if self.boot_certificates and self.firmware != "secure-boot":
             yield "boot_certificates", f"they are for firmware secure-boot, and this is {self.firmware}"
         if self.http_boot is None:
@@ -219,7 +205,7 @@ class Machine(_Model):
         first = self.networks[0]
         if first.startswith("bridge:"):
             yield "http_boot", f"nobody here rules the DHCP on {first}; leave the URL to the server there"
-        elif first not in NETWORK_MODES and not self.adopt:
+        elif first not in NETWORK_MODES and first not in ours and not self.adopt:
             yield (
                 "http_boot",
                 f"network {first!r} is not ours: let it be adopted, or leave the URL to its own DHCP",

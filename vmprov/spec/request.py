@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vmprov.errors import SpecError
 from vmprov.spec.machine import Machine
 from vmprov.spec.names import check_name, check_serial_number
-from vmprov.spec.quantities import format_size
 
 MOST_VMS = 1000
 # Where an option is not called what its field is.
@@ -36,6 +35,8 @@ class CreateRequest(Machine):
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
     ``driver`` may be empty: the host's default.
     ``parallel`` of 0 means: as many at once as the host's cores and memory suggest.
+    ``on_failure``: what becomes of a VM that fails, and of the others: it is undone alone; it is ``keep``-t; the whole
+    batch is undone; or nothing more is begun, and everything stays. ``keep_on_failure``: the same as ``keep``.
     """
 
     count: int | None = Field(default=None, ge=1, le=MOST_VMS)
@@ -44,6 +45,7 @@ class CreateRequest(Machine):
     driver: str = ""
     serial_numbers: tuple[Annotated[str, AfterValidator(check_serial_number)], ...] = ()
     parallel: int = Field(default=0, ge=0, le=MOST_VMS)
+    on_failure: Literal["rollback-vm", "keep", "rollback-lab", "stop"] = "rollback-vm"
     keep_on_failure: bool = False
 
     @model_validator(mode="after")
@@ -65,6 +67,11 @@ class CreateRequest(Machine):
         except ValidationError as invalid:
             problems = [_sentence(error) for error in invalid.errors()]
             raise SpecError("; ".join(problems), problems=problems) from invalid
+
+    @property
+    def policy(self) -> str:
+        """What becomes of VMs that fail."""
+        return "keep" if self.keep_on_failure else self.on_failure
 
     @property
     def machine(self) -> Machine:
@@ -107,11 +114,10 @@ def _sentence(error: Any) -> str:
     limits = error.get("ctx", {})
     named = option(*fields)
     if error["type"] == "greater_than_equal":
-        least = limits["ge"]
-        if fields[-1] in ("memory", "disk", "size"):
-            least, given = format_size(int(least)), format_size(int(given))
-        return f"{named} must be at least {least}, not {given}"
+        return f"{named} must be at least {limits['ge']}, not {given}"
     if error["type"] == "less_than_equal":
         return f"{named} must be at most {limits['le']}, not {given}"
     message = str(error["msg"]).removeprefix("Value error, ")
+    if named and message.startswith("must be"):
+        return f"{named} {message}"
     return f"{named}: {message}" if named else message
