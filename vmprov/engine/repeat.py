@@ -22,7 +22,8 @@ def create_command(vm: VMRecord, directory: Path, installation: str) -> str:
 
     A flow of somebody's own is named as ``./flow.json``, the file of that name in ``directory``.
     """
-    machine = vm.machine
+    # What is kept of a VM may be no more than its name.
+    machine = vm.machine if vm.spec else Machine.model_construct(networks=(vm.network,))
     options: list[tuple[str, str | None]] = [
         ("--name", vm.name),
         ("--lab", vm.lab),
