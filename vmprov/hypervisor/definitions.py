@@ -1,4 +1,4 @@
-"""What vmprov writes into libvirt's XML, and what it reads there: marks, names, bridges, subnets, volumes.
+"""What vmprov writes into libvirt's XML, and what it reads there: marks, names, bridges, subnets.
 
 A mark says who made a domain or network. It is one element of our own namespace inside ``<metadata>``, which
 libvirt keeps and shows as it is::
@@ -86,17 +86,3 @@ def refuse_taken(wanted: Network, others: Iterable[Network]) -> None:
         for subnet in wanted.subnets:
             if any(subnet.overlaps(theirs) for theirs in other.subnets):
                 raise NameTaken(f"subnet {subnet} belongs to network {other.name!r} already")
-
-
-def volume_xml(name: str, *, size: int, format: str, backing: str = "") -> str:
-    """A volume's definition: empty, ``size`` bytes large for the guest, perhaps over the qcow2 file ``backing``."""
-    volume = ET.Element("volume")
-    ET.SubElement(volume, "name").text = name
-    ET.SubElement(volume, "capacity", unit="bytes").text = str(size)
-    ET.SubElement(volume, "allocation", unit="bytes").text = "0"
-    ET.SubElement(ET.SubElement(volume, "target"), "format", type=format)
-    if backing:
-        store = ET.SubElement(volume, "backingStore")
-        ET.SubElement(store, "path").text = backing
-        ET.SubElement(store, "format", type="qcow2")
-    return ET.tostring(volume, encoding="unicode")
