@@ -40,6 +40,7 @@ from vmprov.views import (
 from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
+    from vmprov.forward import Forward
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
@@ -332,6 +333,23 @@ class Vmprov(LabFiles):
             known_hosts=self.home.known_hosts(vm.lab), alias=vm.name,
         )  # fmt: skip
         return ssh.command_line(host, login, command, batch=False)
+
+    def screen(self, name: str, *, port: int = 0) -> Forward:
+        """A port of this machine's loopback address on which a VM's screen will be, once ``serve`` is called.
+
+        Raises :class:`Failed` if the VM has no screen, or does not run.
+        """
+        from vmprov.forward import Forward
+        from vmprov.hypervisor.hardware import screen_port
+
+        vm = self.store.vm(name)
+        host = self.host(vm.host)
+        if vm.machine.graphics == "none":
+            raise Failed(f"{name} has no screen", hint="make it with: vmprov create --graphics vnc")
+        there = screen_port(host.hypervisor().domain_xml(vm.domain))
+        if there is None:
+            raise Failed(f"{name} shows nothing: it does not run", hint=f"run: vmprov start {name}")
+        return Forward(host, ("127.0.0.1", there), port)
 
     def console_logs(self, targets: Sequence[str] = (), port: int = 0) -> dict[str, Path]:
         """Each VM's console log; all VMs that have such a port where none is named.

@@ -33,6 +33,7 @@ COMMANDS = {
     "logs": ("logs", "Show serial console logs."),
     "watch": ("watch", "Watch machines, or a serial port, until there is a verdict."),
     "console": ("console", "Attach to a machine's serial console."),
+    "vnc": ("vnc", "Offer a machine's screen to a VNC viewer."),
     "ssh": ("ssh", "Log in to a machine, or run a command on it."),
     "start": ("power", "Power machines on."),
     "stop": ("power", "Shut machines down."),
