@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +17,7 @@ from vmprov.store import Store
 from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
+    from vmprov.day0.orchestrator import Orchestrator
     from vmprov.engine.context import Context
     from vmprov.images import Images
 
@@ -88,6 +89,18 @@ class Workspace:
             if name not in self._hosts:
                 self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
             return self._hosts[name]
+
+    def orchestrator(self, options: Mapping[str, str] | None = None) -> Orchestrator:
+        """A client of the orchestrator that the settings name; ``options`` win over them, by field. Close it after use.
+
+        Whoever is to be asked for the password is asked last. Raises :class:`vmprov.errors.SpecError` with all that is
+        wrong or missing.
+        """
+        from vmprov.day0.config import password_of, read_settings
+        from vmprov.day0.orchestrator import Orchestrator
+
+        settings = read_settings(options, home=self.home.root)
+        return Orchestrator(settings, password_of(settings, ask=self.ask), cancel=self.cancel)
 
     def context(self, host: str, driver: str) -> Context:
         """What an operation on a host needs; ``""`` stands for the default host, and the host's default driver."""

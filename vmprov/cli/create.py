@@ -28,7 +28,8 @@ from vmprov.views import CreateResult
 @click.option("--cpus", type=int, default=1, show_default=True, help="Virtual CPUs of each.")
 @click.option("--memory", default="1GiB", show_default=True, metavar="SIZE", help="Memory of each.")
 @click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
-@click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
+@click.option("--serial-numbers", default="", metavar="A,B,...|@FILE",
+              help="SMBIOS serial numbers, one per machine; a file has one a line, or a column.")  # fmt: skip
 @click.option("--consoles", type=int, default=1, show_default=True, help="Serial ports of each: 1 or 2.")
 @click.option("--timeout", metavar="DURATION", help="Longest time to ready (default: the flow's own limit, or 10m).")
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
@@ -43,8 +44,9 @@ def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool,
     Exit codes: 0 all ready, 1 some failed, 2 bad request, 3 host not ready, 4 not fully undone, 130 interrupted.
     """
     from vmprov.spec.request import CreateRequest
+    from vmprov.spec.serials import read_serial_numbers
 
-    wanted["serial_numbers"] = tuple(number.strip() for number in wanted["serial_numbers"].split(",") if number.strip())
+    wanted["serial_numbers"] = read_serial_numbers(wanted["serial_numbers"])
     request = CreateRequest.parse(**wanted)
     home = Home(Settings.from_environ().home)
     session.cancel_on_signals()

@@ -253,11 +253,7 @@ class Https:
                 after = _seconds(response.headers.get("Retry-After", ""))
                 body = _body(response)
                 if body is None:
-                    size = format_size(LARGEST_ANSWER)
-                    why = AnswerUnreadable(
-                        f"{host} answers with more than {size}", hint="that is no orchestrator's API"
-                    )
-                    return _Broken(why, passing=False), 0.0
+                    return _Broken(_too_large(host), passing=False), 0.0
                 return Answer(host, response.status_code, body, response.headers.get("Location", "")), after
         except httpx.ConnectTimeout:
             return _Broken(self._unreachable(host, "no connection in time"), passing=True, arrived=False), 0.0

@@ -170,7 +170,7 @@ class Orchestrator:
         changed: Callable[[str, str], None] = lambda _number, _stage: None,
         interval: float = _POLL,
     ) -> list[Host]:
-        """Wait until all hosts have ended, well or not; ``changed`` is told (serial number, stage) whenever one moves on.
+        """Wait until all hosts have ended, well or not; ``changed`` is told (serial number, stage) when one moves on.
 
         A host that is not there yet is waited for, too: with interactive onboarding it comes late. An orchestrator that
         answered once may be away for a while. Raises :class:`WaitTimeout` naming those that have not ended.
