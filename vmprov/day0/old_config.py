@@ -60,23 +60,22 @@ class Imported:
 
 def import_config(path: Path) -> Imported:
     """Read an old settings file. Raises :class:`SpecError` with every line that cannot be meant."""
-    problems: list[str] = []
-    reader = _Reader(str(path), problems)
+    reader = _Reader()
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise SpecError(f"{path}: not UTF-8", hint="this is no text file") from problem
     values = reader.values(text)
     found = reader.imported(values)
-    if problems:
+    if reader.wrong:
+        problems = [f"{path}:{number}: {what}" for number, what in sorted(reader.wrong)]
         raise SpecError("; ".join(problems[:MOST_PROBLEMS]), problems=problems)
     return found
 
 
 @dataclass
 class _Reader:
-    source: str
-    problems: list[str]
+    wrong: list[tuple[int, str]] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)
@@ -126,7 +125,7 @@ class _Reader:
         return Imported(self.settings, self.environment, self.options, self.remarks)
 
     def _wrong(self, number: int, what: str) -> None:
-        self.problems.append(f"{self.source}:{number}: {what}")
+        self.wrong.append((number, what))
 
     def cluster(self, number: int, value: str, _ours: bool) -> None:
         if re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", value):
