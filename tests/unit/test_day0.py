@@ -220,7 +220,7 @@ def test_old_settings_are_written_but_not_over_others(day0: Day0, tmp_path: Path
 
 # reports
 
-BOOT = "SeaBIOS (version 1)\r\n[    0.0] Linux version 6.1\r\n\r\n\x1b[0mUbuntu 22.04.5 LTS {name} ttyS0\r\n\r\n{name} login: "
+BOOT = "SeaBIOS (version 1)\r\nLinux version 6.1\r\n\r\n\x1b[0mUbuntu 22.04.5 LTS {name} ttyS0\r\n\r\n{name} login: "
 FAILED = Onboarding(
     "vm-2", "trial", "VP0000000002", "", "edge-nio", "imaging", "failed", "failed(secure-boot-mismatch)",
     "failed(secure-boot-mismatch) in stage onboarding: 'a | <b> \x1b \ud800'", 12.5, {"firmware": 10.0, "imaging": 2.5},
