@@ -9,6 +9,9 @@ from vmprov.addressing import Subnet
 from vmprov.hypervisor import Mark
 from vmprov.render import render
 
+# How a NIC that is on a bridge of the host is written.
+BRIDGE = "bridge:"
+# What our networks are made from: a template for each mode.
 MODES = {"per-vm": "nat", "shared": "nat", "isolated": "isolated"}
 
 

@@ -86,6 +86,10 @@ class Home:
         """What vagrant printed about the VM."""
         return self.vm(vm) / "vagrant.log"
 
+    def definition(self, vm: str) -> Path:
+        """The domain's definition, as it was when it was known to be right."""
+        return self.vm(vm) / "definition.xml"
+
     @property
     def keeper_log(self) -> Path:
         """What the keeper of the captures complained about last."""

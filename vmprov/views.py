@@ -16,6 +16,9 @@ class VMView:
     ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
     its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
+    ``nics``: of each NIC the ``network``, ``bridge``, ``mac`` and ``address``; those of the first also stand alone.
+    ``labels``: key and value. ``protected``: it is not removed before that is taken back. ``expires``: when it may be
+    removed, in seconds since the epoch; 0: never. ``adopted``: its domain is somebody else's.
     """
 
     name: str
@@ -39,6 +42,11 @@ class VMView:
     disk: int
     flow: str = ""
     judgement: Mapping[str, Any] | None = None
+    nics: Sequence[Mapping[str, str]] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    protected: bool = False
+    expires: float = 0.0
+    adopted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""

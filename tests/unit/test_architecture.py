@@ -24,7 +24,7 @@ SEAMS = {
     "subprocess": ["vmprov/runner.py"],
     "libvirt": ["vmprov/hypervisor/libvirt.py"],
     "docker": ["vmprov/containers/engine.py"],
-    "sqlite3": ["vmprov/store.py"],
+    "sqlite3": ["vmprov/store/database.py"],
     "jinja2": ["vmprov/render.py"],
     "vagrant": ["vmprov/drivers/vagrant_cli.py"],
     "pexpect": ["vmprov/console/"],

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from vmprov import CreateRequest
-from vmprov.engine.records import record
 from vmprov.errors import NotFound, SpecError
 from vmprov.lab import Vmprov
 from vmprov.settings import Settings
@@ -88,18 +87,17 @@ def test_a_file_must_be_there_and_be_named_as_one(tmp_path: Path) -> None:
 
 
 def test_made_up_serial_numbers_pass_over_those_that_are_given(settings: Settings) -> None:
+    machine = {"driver": "fake", "image": "", "memory": "64MiB"}
     with Vmprov(settings) as vmprov:
-        ctx = vmprov.context("fake:", "fake")
         installation = vmprov.store.installation.upper()
         # What the second VM of this installation would get.
         wanted = f"VP{installation}000002"
-        given = CreateRequest.parse(name="given", driver="fake", image="", serial_numbers=[wanted])
-        first = record(ctx, given).vms
-        others = record(ctx, CreateRequest.parse(count=3, name="made", driver="fake", image="")).vms
-        numbers = [vm.serial_number for vm in (*first, *others)]
+        given = vmprov.create(CreateRequest.parse(name="given", serial_numbers=[wanted], **machine))
+        made = vmprov.create(CreateRequest.parse(count=3, name="made", **machine), host="fake:other")
+        numbers = [vm.serial_number for vm in (*given.vms, *made.vms)]
 
         assert numbers == [wanted, *(f"VP{installation}00000{number}" for number in (3, 4, 5))]
         assert [check_serial_number(number) for number in numbers] == numbers
-        again = CreateRequest.parse(name="again", driver="fake", image="", serial_numbers=[wanted])
-        with pytest.raises(SpecError, match=f"another VM has the serial number {wanted} already"):
-            record(vmprov.context("fake:other", "fake"), again)
+        again = CreateRequest.parse(name="again", serial_numbers=[wanted], **machine)
+        with pytest.raises(SpecError, match=f"the serial number {wanted} already"):
+            vmprov.create(again, host="fake:other")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from vmprov import addressing
@@ -15,10 +17,8 @@ from vmprov.console.relay import daemon_log
 from vmprov.drivers import Order, Uart
 from vmprov.engine import base_volume
 from vmprov.engine.context import Context
-from vmprov.engine.records import Batch
 from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.hypervisor import Mark, foreign
-from vmprov.images import Image
 from vmprov.locks import exclusive
 from vmprov.networks import NetworkPlan, Reservation
 from vmprov.seeds import write_seed
@@ -44,21 +44,24 @@ def _needing_files() -> Iterator[None]:
 
 
 @_needing_files()
-def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
-    """What the VMs of a lab share: the key pair, the base volume, and a shared network if asked for."""
-    directory = ctx.home.lab(batch.lab)
-    with exclusive(ctx.home.lock(f"lab-{batch.lab}"), Deadline(_LOCK_LIMIT), f"lab {batch.lab}", cancel=ctx.cancel):
+def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
+    """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
+    directory = ctx.home.lab(lab)
+    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        make_key(ctx.home.key(batch.lab), ctx.runner, comment=f"vmprov lab {batch.lab}")
-        if mode in ("shared", "isolated"):
-            _shared_network(ctx, batch, mode)
-    if batch.image is not None:
-        base_volume.ensure(ctx, batch.image, lab=batch.lab, vms=[vm.name for vm in batch.vms])
+        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
+        for mode in ("shared", "isolated"):
+            if members := [vm for vm in vms if vm.machine.networks[0] == mode]:
+                _shared_network(ctx, members, mode)
+    for name in sorted({vm.image for vm in vms if vm.image}):
+        base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
 
 
 @_needing_files()
-def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Order:
-    """Make the VM's own network and seed; returns the order for the driver."""
+def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
+    """Make the VM's own network and seed, or take them as they are; returns the order for the driver."""
+    image = ctx.images.get(vm.image) if vm.image else None
+    mode = vm.machine.networks[0]
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctx.stage(vm.name, "network")
@@ -69,7 +72,7 @@ def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Or
     ctx.stage(vm.name, "disk")
     pool = ctx.host.pool
     disk_volume = f"{vm.domain}.img"
-    _claim_volume(ctx, vm, disk_volume)
+    claim_volume(ctx, vm, disk_volume)
     seed = _make_seed(ctx, vm) if image is not None else ""
     consoles = make_consoles(ctx, vm)
     base = base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None
@@ -106,7 +109,12 @@ def _mark(ctx: Context, vm: VMRecord) -> Mark:
 
 
 def _own_network(ctx: Context, vm: VMRecord) -> None:
-    """A network for this VM alone; the VM's address is known before it boots."""
+    """A network for this VM alone, unless it has one; the VM's address is known before it boots."""
+    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(vm.network)
+    if existing is not None and existing.mark == _mark(ctx, vm) and vm.address:
+        if not existing.active:
+            ctx.hypervisor.start_network(vm.network)
+        return
     bridge = addressing.bridge_name(ctx.store.installation, "v", vm.id)
     subnet = _create_network(
         ctx,
@@ -120,16 +128,26 @@ def _own_network(ctx: Context, vm: VMRecord) -> None:
     ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
 
 
-def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
-    first = batch.vms[0]
+def mend_networks(ctx: Context, vm: VMRecord) -> None:
+    """Make the VM's networks again, as they were, or start them; those of others are left as they are."""
+    if vm.machine.networks[0] == "per-vm":
+        _own_network(ctx, vm)
+    elif (mode := vm.machine.networks[0]) in ("shared", "isolated"):
+        _shared_network(ctx, [vm], mode)
+
+
+def _shared_network(ctx: Context, vms: Sequence[VMRecord], mode: str) -> None:
+    first = vms[0]
     existing = {network.name: network for network in ctx.hypervisor.networks()}.get(first.network)
-    mark = Mark(installation=ctx.store.installation, lab=batch.lab)
+    mark = Mark(installation=ctx.store.installation, lab=first.lab)
     if existing is not None and existing.mark == mark:
         bridge = existing.bridge
+        if not existing.active:
+            ctx.hypervisor.start_network(existing.name)
     else:
         bridge = addressing.bridge_name(ctx.store.installation, "l", first.id)
         _create_network(ctx, name=first.network, bridge=bridge, mode=mode, prefix=SHARED_PREFIX, mark=mark)
-    for vm in batch.vms:
+    for vm in vms:
         ctx.store.update_vm(vm.name, bridge=bridge)
 
 
@@ -162,13 +180,23 @@ def _create_network(
     taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=name)
     refusal: NameTaken | None = None
+    # What was handed out for it before is used again, so that addresses stay.
+    again = deque(
+        known
+        for value in store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm)
+        if not any((known := IPv4Network(value)).overlaps(other) for other in taken)
+    )
     for _ in range(_SUBNET_TRIES):
         ctx.cancel.check()
-        leased = store.lease_subnet(
-            host=host,
-            lab=mark.lab,
-            vm=mark.vm,
-            candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+        leased = (
+            again.popleft()
+            if again
+            else store.lease_subnet(
+                host=host,
+                lab=mark.lab,
+                vm=mark.vm,
+                candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+            )
         )
         if leased is None:
             break
@@ -194,8 +222,10 @@ def _create_network(
 # volumes
 
 
-def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
-    """Record a volume that is about to be made; one that exists already is somebody else's."""
+def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
+    """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
+    if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
+        return
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(
             f"there is a volume called {name!r} in pool {ctx.host.pool} already",
@@ -206,10 +236,11 @@ def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
 
 def _make_seed(ctx: Context, vm: VMRecord) -> str:
     name = f"{vm.domain}-seed.iso"
-    _claim_volume(ctx, vm, name)
+    claim_volume(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"
         size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key)
+        ctx.hypervisor.remove_volume(ctx.host.pool, name)
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, path, format="raw", capacity=size)
     return volume.path

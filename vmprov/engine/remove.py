@@ -31,7 +31,7 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     """
     ctx.store.update_vm(vm.name, state="deleting")
     ctx.stage(vm.name, "removing")
-    problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
+    problems = [] if vm.adopted else _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
         # Volumes and networks of a domain that still runs must stay.
         problems = _remove_owned(ctx, ctx.store.owned(vm=vm.name))
@@ -47,6 +47,21 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     ctx.home.lock(f"watch-{vm.name}").unlink(missing_ok=True)
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
+
+
+def take_down(ctx: Context, vm: VMRecord) -> None:
+    """Remove what a VM is made anew without: its domain, its system disk and its seed; a half made one as well.
+
+    Raises :class:`NotFullyUndone` naming what is left.
+    """
+    ctx.stage(vm.name, "taking down")
+    problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
+    if not problems:
+        # What the new domain's disks are going to be called is claimed already; data disks are not among these.
+        for volume in (f"{vm.domain}.img", f"{vm.domain}-seed.iso"):
+            problems += _attempt(f"volume {volume}", partial(ctx.hypervisor.remove_volume, ctx.host.pool, volume))
+    if problems:
+        raise NotFullyUndone(f"{vm.name} could not be taken down: {'; '.join(problems)}")
 
 
 def _remove_files(ctx: Context, vm: VMRecord) -> None:

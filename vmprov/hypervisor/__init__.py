@@ -127,8 +127,11 @@ class Hypervisor(Protocol):
         """One domain; its state is ``MISSING`` (and its uuid empty) where there is none."""
         ...
 
-    def domain_xml(self, name: str) -> str:
-        """The domain's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+    def domain_xml(self, name: str, *, inactive: bool = False) -> str:
+        """The domain's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none.
+
+        ``inactive``: as the next start will have it, in place of what a running domain has now.
+        """
         ...
 
     def define_domain(self, xml: str) -> Domain:
@@ -155,6 +158,10 @@ class Hypervisor(Protocol):
         """Pull the plug; a stopped or missing domain is fine."""
         ...
 
+    def resume_domain(self, name: str) -> None:
+        """Let a paused domain run on; one that runs stays as it is."""
+        ...
+
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine with NVRAM, TPM state, managed save, snapshots' and checkpoints' metadata.
 
@@ -177,6 +184,10 @@ class Hypervisor(Protocol):
         Raises :class:`vmprov.errors.NameTaken` if the name, bridge or subnet belongs to another network or
         interface; nothing is left behind then.
         """
+        ...
+
+    def start_network(self, name: str) -> None:
+        """Start a network that is defined; an active one stays as it is."""
         ...
 
     def remove_network(self, name: str) -> bool:
@@ -219,6 +230,13 @@ class Hypervisor(Protocol):
         """Make a volume with the contents of a local file; nothing is left behind on failure.
 
         ``capacity`` is the virtual size in bytes. Raises :class:`vmprov.errors.NameTaken` like create_volume.
+        """
+        ...
+
+    def grow_volume(self, pool: str, name: str, size: int) -> Volume:
+        """Make a volume larger, to ``size`` bytes; one that is as large already stays as it is.
+
+        Only while no running domain has it.
         """
         ...
 

@@ -44,6 +44,15 @@ _NO_CONNECTION = {
     libvirt.VIR_ERR_AUTH_UNAVAILABLE,
 }
 
+# It was busy, or did not answer in time.
+_PASSING = {
+    libvirt.VIR_ERR_OPERATION_TIMEOUT,
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    libvirt.VIR_ERR_RESOURCE_BUSY,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_RPC,
+}
+
 # What libvirt, the kernel and dnsmasq say when a name, bridge or subnet is somebody else's.
 _TAKEN = (
     "already exists",
@@ -131,7 +140,7 @@ class LibvirtHypervisor:
             return self._unreachable(problem)
         said = _message(problem)
         hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
-        return LibvirtFailed(f"could not {doing}: {said}", hint=hint)
+        return LibvirtFailed(f"could not {doing}: {said}", hint=hint, passing=problem.get_error_code() in _PASSING)
 
     def node(self) -> Node:
         """What the machine has, as its kernel counts it."""
@@ -167,10 +176,11 @@ class LibvirtHypervisor:
                 return _read_domain(connection.lookupByName(name))
             return Domain(name, "", DomainState.MISSING, None)
 
-    def domain_xml(self, name: str) -> str:
+    def domain_xml(self, name: str, *, inactive: bool = False) -> str:
         """The definition as libvirt prints it."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._trying(f"read the definition of domain {name}") as connection:
-            return str(connection.lookupByName(name).XMLDesc(0))
+            return str(connection.lookupByName(name).XMLDesc(flags))
 
     def define_domain(self, xml: str) -> Domain:
         """Define, or redefine a domain that has the name and the uuid."""
@@ -212,6 +222,13 @@ class LibvirtHypervisor:
         """Pull the plug."""
         with self._trying(f"power off domain {name}") as connection, _tolerating(libvirt.VIR_ERR_NO_DOMAIN):
             _power_off(connection.lookupByName(name))
+
+    def resume_domain(self, name: str) -> None:
+        """Let it run on."""
+        with self._trying(f"resume domain {name}") as connection:
+            domain = connection.lookupByName(name)
+            if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                domain.resume()
 
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine, with everything that libvirt keeps beside the definition."""
@@ -268,6 +285,16 @@ class LibvirtHypervisor:
                     raise NameTaken(f"could not create network {wanted.name}: {_message(problem)}") from problem
                 raise
             return read_network(ET.fromstring(network.XMLDesc(0)), active=True)
+
+    def start_network(self, name: str) -> None:
+        """Start it."""
+        with self._trying(f"start network {name}") as connection:
+            network = connection.networkLookupByName(name)
+            try:
+                network.create()
+            except libvirt.libvirtError:
+                if not network.isActive():
+                    raise
 
     def remove_network(self, name: str) -> bool:
         """Stop and undefine."""
@@ -363,6 +390,16 @@ class LibvirtHypervisor:
                         raise
             except OSError as problem:
                 raise Failed(f"could not read {source}: {problem.strerror}") from problem
+
+    def grow_volume(self, pool: str, name: str, size: int) -> Volume:
+        """Make it larger."""
+        with self._trying(f"grow volume {name} in pool {pool}") as connection:
+            volume = _find_volume(_pool(connection, pool), name)
+            if volume is None:
+                raise LibvirtFailed(f"could not grow volume {name} in pool {pool}: there is none of that name")
+            if volume.info()[1] < size:
+                volume.resize(size)
+            return _read_volume(volume)
 
     def remove_volume(self, pool: str, name: str) -> bool:
         """Delete a volume."""

@@ -1,0 +1,26 @@
+"""A VM's definition as it was last known to be right, kept beside its captures, so that it can be had again."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from vmprov.engine.context import Context
+from vmprov.errors import Failed
+from vmprov.store import VMRecord
+
+
+def keep_definition(ctx: Context, vm: VMRecord) -> None:
+    """Keep what the VM's domain will be at its next start."""
+    path = ctx.home.definition(vm.name)
+    draft = path.with_name(f".{path.name}.part")
+    with open(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
+        file.write(ctx.hypervisor.domain_xml(vm.domain, inactive=True))
+    draft.replace(path)
+
+
+def kept_definition(ctx: Context, vm: VMRecord) -> str:
+    """What was kept; raises :class:`Failed` if there is none."""
+    with suppress(OSError):
+        return ctx.home.definition(vm.name).read_text()
+    raise Failed(f"the definition of {vm.name} was not kept", hint=f"make it anew: vmprov rebuild {vm.name}")
