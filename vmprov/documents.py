@@ -347,6 +347,7 @@ _HINTS = {
     "did not find expected key": "look at the indentation, and at quotes and brackets before this",
     "'-' indicator": "look at the indentation",
     "did not find expected ',' or": "a bracket is not closed, or a comma is missing",
+    "expected node content": "a bracket is not closed, or there is a comma too many",
 }
 
 
@@ -361,8 +362,10 @@ class _Writer(yaml.SafeDumper):
 
     def text(self, text: str) -> yaml.ScalarNode:
         style = None
-        if _FORBIDDEN.search(text) or "\n" in text or "\t" in text:
+        if _FORBIDDEN.search(text) or "\t" in text:
             style = '"'
+        elif "\n" in text:
+            style = "|"
         elif not isinstance(plain_value(text), str):
             style = "'"
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -464,9 +467,15 @@ def _problem(model: type[BaseModel], document: Document, at: Steps, error: Any) 
     if kind in _TYPES:
         hint = "put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""
         return document.problem(path, f"must be {_TYPES[kind]}, not {shown(given)}", hint=hint, key=of_key)
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(given)[:80].lower(), re.findall(r"'([^']*)'", limits["expected"]), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else ""
+        return document.problem(path, f"must be {limits['expected']}, not {shown(given)}", hint=hint, key=of_key)
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
         return document.problem(path, f"must be {words} {limits[name]:g}, not {shown(given)}", key=of_key)
+    if kind == "too_long":
+        return document.problem(path, f"must not have more than {limits['max_length']} items", key=of_key)
     if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
         return document.problem(path, "must not be empty", key=of_key)
     return document.problem(path, str(error["msg"]).removeprefix("Value error, ")[:300], key=of_key)
@@ -481,6 +490,7 @@ _TYPES = {
     "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
+    "ip_v4_address": "an IPv4 address",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping (lines of 'key: value')",

@@ -12,12 +12,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, Vm
 from vmprov.events import StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
+from vmprov.labfiles import LabFiles
 from vmprov.store import VMRecord
 from vmprov.views import (
     CreateResult,
@@ -39,10 +39,8 @@ from vmprov.views import (
     VMView,
 )
 from vmprov.waiting import Deadline
-from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
-    from vmprov.engine.outcome import Outcome
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
@@ -55,7 +53,7 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov(Workspace):
+class Vmprov(LabFiles):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
@@ -74,7 +72,7 @@ class Vmprov(Workspace):
         from vmprov.engine.outcome import exit_code
 
         lab, outcomes = create(self.context(host, request.driver), request, ask=self.ask)
-        views = [self._outcome_view(outcome) for outcome in outcomes]
+        views = [self.outcome_view(outcome) for outcome in outcomes]
         return CreateResult(lab=lab, vms=views, exit_code=exit_code(outcomes))
 
     def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
@@ -82,7 +80,7 @@ class Vmprov(Workspace):
         from vmprov.engine.create import planned
 
         vms = planned(self.context(host, request.driver), request)
-        views = [replace(self._view(vm, ""), state="planned") for vm in vms]
+        views = [replace(self.view_of(vm, ""), state="planned") for vm in vms]
         return CreateResult(lab=vms[0].lab, vms=views, exit_code=0)
 
     # watching
@@ -111,7 +109,7 @@ class Vmprov(Workspace):
             with suppress(Interrupted):
                 self.cancel.sleep(_WATCH_INTERVAL)
         known = {vm.name: vm for vm in self.vms()}
-        views = [known.get(vm.name) or self._view(vm, "removed") for vm in vms]
+        views = [known.get(vm.name) or self.view_of(vm, "removed") for vm in vms]
         return [replace(view, why=told.get(view.name, view.why)) for view in views]
 
     def watch_port(self, url: str, *, flow: str, baud: int = 115200, limit: float | None = None) -> PortVerdict:
@@ -163,7 +161,7 @@ class Vmprov(Workspace):
                 states[host] = {domain.uuid: domain.state for domain in self.host(host).hypervisor().domains()}
             except VmprovError:
                 states[host] = None
-        return [self._view(vm, _state_now(vm, states[vm.host])) for vm in records]
+        return [self.view_of(vm, _state_now(vm, states[vm.host])) for vm in records]
 
     def show(self, name: str) -> VMView:
         """One VM as it is now; raises :class:`NotFound`."""
@@ -248,38 +246,6 @@ class Vmprov(Workspace):
         if found.vm.driver == "vagrant":
             versions["docker"] = within(_ASIDE_LIMIT, self.engine.version) or "does not answer"
         return write_report(subject, path, secrets, more=more or {}, versions=versions, force=force)
-
-    def select(self, targets: Sequence[str]) -> list[VMRecord]:
-        """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""
-        labs = {lab.name for lab in self.store.labs()}
-        chosen: dict[str, VMRecord] = {}
-        for target in targets:
-            if target in labs:
-                chosen.update({vm.name: vm for vm in self.store.vms(target)})
-            try:
-                chosen[target] = self.store.vm(target)
-            except NotFound:
-                if target not in labs:
-                    raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
-        return list(chosen.values())
-
-    def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
-        """Like :meth:`select`, with the names that stand for nothing apart."""
-        known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
-        return self.select([name for name in targets if name in known]), [name for name in targets if name not in known]
-
-    def _view(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
-        columns = asdict(vm)
-        for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
-            del columns[internal]
-        log = console_log or self.home.console_log(vm.name, 0)
-        judgement = json.loads(vm.judgement) if vm.judgement else None
-        return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
-
-    def _outcome_view(self, outcome: Outcome) -> VMView:
-        state = "running" if outcome.state == "ready" else outcome.state
-        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
-        return replace(self._view(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)
 
     # removing
 

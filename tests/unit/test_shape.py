@@ -114,7 +114,7 @@ def test_a_flow_brings_a_machine() -> None:
 
 
 def test_a_flow_within_a_flow_is_refused() -> None:
-    with pytest.raises(SpecError, match="x:2:11: machine.flow: a flow's machine has no flow of its own"):
+    with pytest.raises(SpecError, match=r"x:2:11: machine\.flow: a flow's machine has no flow of its own"):
         parse_flow("flow: x\nmachine: {flow: y}\nstages: {stage: a, expect: b}\n", "x")
 
 

@@ -9,7 +9,7 @@ import click
 
 from vmprov.cli import Session
 from vmprov.cli.machine import given, machine_options, machine_wishes
-from vmprov.cli.options import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.options import host_option, json_option, opened, print_json, report_outcomes
 from vmprov.cli.progress import choose_progress
 from vmprov.paths import Home
 from vmprov.settings import Settings
@@ -28,9 +28,13 @@ from vmprov.views import CreateResult
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--output", type=click.Choice(["table", "yaml"]), default="table", show_default=True,
+              help="With --dry-run, yaml prints the lab file that means the same.")  # fmt: skip
 @json_option
 @click.pass_context
-def create_command(context: click.Context, /, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
+def create_command(
+    context: click.Context, /, host: str, dry_run: bool, output: str, as_json: bool, **wanted: Any
+) -> int:
     """Make virtual machines and wait until each is ready: until SSH answers with the lab's key, or the flow is passed.
 
     A machine that fails is removed again and does not stop the others. Machines outlive the command.
@@ -39,6 +43,8 @@ def create_command(context: click.Context, /, host: str, dry_run: bool, as_json:
     from vmprov.spec.request import CreateRequest
     from vmprov.spec.serials import read_serial_numbers
 
+    if output == "yaml" and (as_json or not dry_run):
+        raise click.UsageError("--output yaml needs --dry-run, and goes without --json")
     session: Session = context.obj
     wanted["serial_numbers"] = read_serial_numbers(wanted["serial_numbers"])
     request = CreateRequest.parse(**machine_wishes(given(context, wanted)))
@@ -57,33 +63,19 @@ def create_command(context: click.Context, /, host: str, dry_run: bool, as_json:
             result = vmprov.create(request, host=host)
     if as_json:
         print_json(result.to_json())
+    elif output == "yaml":
+        from vmprov.spec.lab import lab_of
+        from vmprov.spec.write import to_yaml
+
+        lab = lab_of(request, lab=result.lab, names=[vm.name for vm in result.vms], host=host)
+        click.echo(to_yaml(lab), nl=False)
     else:
         _print_result(result)
     return result.exit_code
 
 
 def _print_result(result: CreateResult) -> None:
-    columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
-    rows = [
-        (
-            vm.name,
-            vm.state,
-            vm.verdict,
-            vm.address or "-",
-            vm.network,
-            vm.bridge or "-",
-            vm.serial_number,
-            f"{vm.seconds:.1f}",
-        )
-        for vm in result.vms
-    ]
-    print_table(columns, rows)
-    for vm in result.vms:
-        if vm.verdict not in ("success", ""):
-            click.echo(
-                f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]",
-                err=True,
-            )
+    report_outcomes(result.vms)
     left = [vm.name for vm in result.vms if vm.state not in ("removed", "planned")]
     if result.exit_code == 130:
         click.echo(f"vmprov: interrupted; left: {', '.join(left) or 'nothing'}", err=True)

@@ -6,8 +6,9 @@ from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
-from vmprov.engine.plan import Change, shape_of
-from vmprov.engine.prepare import claim_volume, make_consoles, mend_networks
+from vmprov.engine.nics import connect, make_shared_networks
+from vmprov.engine.plan import Change, wishes_of
+from vmprov.engine.prepare import disk_volume, make_consoles, make_disk
 from vmprov.engine.ready import proof_of
 from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import WaitTimeout
@@ -45,7 +46,8 @@ class Alteration:
         if change.reboot:
             self._power_off()
         if any(reason.field == "network" for reason in change.reasons):
-            mend_networks(ctx, vm)
+            make_shared_networks(ctx, [vm])
+            connect(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()
         if self._was_running and not change.reboot:
@@ -70,7 +72,7 @@ class Alteration:
         """Remove the volumes of data disks that the VM no longer has."""
         ctx, vm = self._ctx, self._vm
         for name in self._change.lost:
-            volume = data_volume(vm, name)
+            volume = disk_volume(vm, name)
             ctx.hypervisor.remove_volume(ctx.host.pool, volume)
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
@@ -90,16 +92,16 @@ class Alteration:
         ctx, vm = self._ctx, self._vm
         fields = {reason.field for reason in self._change.reasons}
         if not missing:
-            self._definition = ctx.hypervisor.domain_xml(vm.domain, inactive=True)
+            self._definition = ctx.hypervisor.domain_definition(vm.domain)
         # Of a definition that others changed, more may be wrong than we look at.
         drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
         if not drifted and not fields & set(_DEFINED):
             return
-        wanted = shape_of(self._change.wanted) if self._change.wanted is not None else vm.machine
+        wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
         definition = kept_definition(ctx, vm) if drifted else self._definition
         definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
-            ctx.hypervisor.grow_volume(ctx.host.pool, f"{vm.domain}.img", wanted.disk)
+            ctx.hypervisor.grow_volume(ctx.host.pool, disk_volume(vm, ""), wanted.disk)
         definition = self._with_data_disks(definition) if "disks" in fields else definition
         ctx.hypervisor.define_domain(definition)
         keep_definition(ctx, vm)
@@ -107,26 +109,20 @@ class Alteration:
     def _with_data_disks(self, definition: str) -> str:
         ctx, vm = self._ctx, self._vm
         assert self._change.wanted is not None
-        wanted = {disk.name: disk.size for disk in self._change.wanted.disks}
         for disk in vm.machine.disks:
-            volume = ctx.hypervisor.volume(ctx.host.pool, data_volume(vm, disk.name))
+            volume = ctx.hypervisor.volume(ctx.host.pool, disk_volume(vm, disk.name))
             if volume is not None and disk.name in self._change.lost:
                 definition = without_disk(definition, volume.path)
-        for name, size in wanted.items():
-            volume = ctx.hypervisor.volume(ctx.host.pool, data_volume(vm, name))
-            if volume is None:
-                claim_volume(ctx, vm, data_volume(vm, name))
-                volume = ctx.hypervisor.create_volume(ctx.host.pool, data_volume(vm, name), size=size)
-            else:
-                ctx.hypervisor.grow_volume(ctx.host.pool, volume.name, size)
-            definition = with_disk(definition, volume.path, serial=name)
+        for disk in self._change.wanted.disks:
+            made = make_disk(ctx, vm, disk)
+            definition = with_disk(definition, made.path, serial=made.serial)
         return definition
 
     def _record(self) -> None:
         wanted = self._change.wanted
         if wanted is None:
             return
-        machine = shape_of(wanted)
+        machine = wishes_of(wanted)
         self._ctx.store.update_vm(
             self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
             spec=machine.model_dump_json(), labels=labels_column(wanted.labels),
@@ -146,8 +142,3 @@ class Alteration:
 
 # What a definition says.
 _DEFINED = ("cpus", "memory", "disk", "disks", "nics", "consoles")
-
-
-def data_volume(vm: VMRecord, disk: str) -> str:
-    """The volume of a data disk."""
-    return f"{vm.domain}-{disk}.img"

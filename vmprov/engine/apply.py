@@ -36,9 +36,7 @@ def wanted(lab: LabSpec) -> Wanted:
     flows = flows_of(lab.vms)
     vms = tuple(suited(vm, flows.get(vm.flow)) for vm in lab.vms)
     ours = {network.name for network in lab.networks}
-    problems = [
-        f"{vm.name}: {field}: {why}" for vm in vms for field, why in vm.conflicts(ours=ours)
-    ]
+    problems = [f"{vm.name}: {field}: {why}" for vm in vms for field, why in vm.conflicts(ours=ours)]
     if problems:
         raise SpecError("; ".join(problems), problems=problems)
     return Wanted(lab.model_copy(update={"vms": vms}), flows)
@@ -107,9 +105,7 @@ def apply_plan(
     return work.do()
 
 
-def _secrets(
-    lab: Wanted, made: list[Change], ask: Callable[[str], str] | None
-) -> dict[str, Mapping[str, SecretStr]]:
+def _secrets(lab: Wanted, made: list[Change], ask: Callable[[str], str] | None) -> dict[str, Mapping[str, SecretStr]]:
     """What flows type for VMs that are made; a person is asked once for each flow's."""
     sources = {name: Secrets(flow, ask=ask) for name, flow in lab.flows.items()}
     flows = {vm.name: vm.flow for vm in lab.lab.vms}

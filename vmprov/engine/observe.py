@@ -55,7 +55,7 @@ def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
             continue
         seen[vm.name] = Seen(
             domain.state,
-            hardware=read_hardware(parse_definition(ctx.hypervisor.domain_xml(domain.name, inactive=True), "domain")),
+            hardware=read_hardware(parse_definition(ctx.hypervisor.domain_definition(domain.name), "domain")),
             half_made=not vm.adopted and foreign(domain.mark, ctx.store.installation),
             lost=tuple(lost_of(vm)),
             idle=idle,

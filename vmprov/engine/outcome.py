@@ -67,7 +67,8 @@ def save_logs(ctx: Context, vm: VMRecord) -> Path:
         shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
         if source.is_dir():
             collect(ctx, vm, source)
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        hidden = shutil.ignore_patterns(ctx.home.screen_password(vm.name).name)
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=hidden)
     except OSError:
         # There are none yet, or the disk is full: no reason not to undo.
         return source

@@ -11,8 +11,8 @@ from vmprov.engine.observe import Seen
 from vmprov.errors import Failed
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
-from vmprov.spec.lab import VMSpec
-from vmprov.spec.machine import Disk, Machine
+from vmprov.spec.lab import VMSpec, Wishes
+from vmprov.spec.machine import Disk
 from vmprov.spec.quantities import format_size
 from vmprov.store import VMRecord
 
@@ -137,9 +137,9 @@ def _refuse_touching_protected(changes: Sequence[Change]) -> None:
         )
 
 
-def shape_of(spec: VMSpec) -> Machine:
-    """The machine of a VM, without what a lab says of it."""
-    return Machine(**{name: value for name, value in spec.given().items() if name in Machine.model_fields})
+def wishes_of(spec: VMSpec) -> Wishes:
+    """What is wished for a VM, without what it is called."""
+    return Wishes(**{name: value for name, value in spec.given().items() if name in Wishes.model_fields})
 
 
 def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
@@ -148,7 +148,7 @@ def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
 
 
 def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
-    machine, before = shape_of(spec), record.machine
+    machine, before = wishes_of(spec), record.machine
     differences = list(_differences(before, machine)) if machine != before else []
     reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
     if not reasons:
@@ -186,14 +186,18 @@ _COSTS = {
     "disks": _Cost.REBOOT,
     "flow": _Cost.NONE,
     "timeout": _Cost.NONE,
+    "ready": _Cost.NONE,
+    "ttl": _Cost.NONE,
 }
+# Of these, the record's own columns know better: they can be changed by commands.
+_IN_COLUMNS = ("labels", "protect")
 _SIZES = ("memory", "disk")
 
 
-def _differences(before: Machine, now: Machine) -> Iterator[tuple[Reason, _Cost]]:
+def _differences(before: Wishes, now: Wishes) -> Iterator[tuple[Reason, _Cost]]:
     for name in type(now).model_fields:
         was, wanted = getattr(before, name), getattr(now, name)
-        if was == wanted:
+        if was == wanted or name in _IN_COLUMNS:
             continue
         cost = _COSTS.get(name, _Cost.SYSTEM_DISK)
         if name == "disk" and _smaller(was, wanted):

@@ -6,14 +6,16 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from typing import TypeVar
 
 from vmprov import addressing
 from vmprov.capacity import shortage
 from vmprov.engine.context import Context
-from vmprov.engine.plan import shape_of
+from vmprov.engine.plan import wishes_of
 from vmprov.errors import NameTaken, SpecError
+from vmprov.firmware import choose_loader, read_certificates
 from vmprov.flows.grammar import Flow
 from vmprov.flows.load import load_flow
 from vmprov.images import Image
@@ -65,8 +67,11 @@ def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool =
     """
     images = {name: ctx.images.get(name) for name in {spec.image for spec in wanted} if name}
     disks = {spec.name: _disk_size(spec, images.get(spec.image)) for spec in wanted}
+    _check_certificates(wanted)
     if ask_host:
         _check_networks(ctx, wanted)
+        for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
+            choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
     with ctx.store.transaction():
         if ask_host:
             check_room(ctx, [spec.memory for spec in wanted])
@@ -96,6 +101,15 @@ def _disk_size(spec: Machine, image: Image | None) -> int:
             hint=f"at least {format_size(image.virtual_size)}",
         )
     return spec.disk or image.virtual_size
+
+
+def _check_certificates(wanted: Sequence[Machine]) -> None:
+    """Raise :class:`SpecError` for the first file without a certificate that firmware will take."""
+    for path in dict.fromkeys(path for spec in wanted if spec.http_boot for path in spec.http_boot.ca):
+        read_certificates(path, now=datetime.now(UTC))
+    for path in dict.fromkeys(path for spec in wanted for path in spec.boot_certificates):
+        # Firmware does not look at the dates of what is signed.
+        read_certificates(path)
 
 
 def _check_networks(ctx: Context, wanted: Sequence[VMSpec]) -> None:
@@ -149,7 +163,7 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
         domain=addressing.domain_name(installation, spec.name), uuid=str(uuid.uuid4()),
         image=spec.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
         address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
-        consoles=spec.consoles, spec=shape_of(spec).model_dump_json(), labels=labels_column(spec.labels),
+        consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
         protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
     )  # fmt: skip
     nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
@@ -159,6 +173,26 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
     if number is None:
         raise NameTaken(f"another VM has the serial number {spec.serial_number} already")
     ctx.store.update_vm(spec.name, mac=nics[0].mac, serial_number=number, nics=nics_column(nics))
+
+
+def record_again(ctx: Context, spec: VMSpec) -> None:
+    """Record what a VM is made anew with; its numbers, addresses and names stay."""
+    vm = ctx.store.vm(spec.name)
+    image = ctx.images.get(spec.image) if spec.image else None
+    nics = [_nic(ctx.store.installation, vm.lab, vm.name, place, wanted) for place, wanted in enumerate(spec.networks)]
+    kept = {place: nic for place, nic in enumerate(vm.nics) if place < len(nics) and nic.network == nics[place].network}
+    nics = [
+        kept.get(place) or replace(nic, mac=addressing.mac_address(ctx.store.installation, vm.id, place))
+        for place, nic in enumerate(nics)
+    ]
+    ctx.store.update_vm(
+        vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
+        login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
+        address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
+        disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
+        labels=labels_column(spec.labels), protected=spec.protect,
+        expires=time.time() + spec.ttl if spec.ttl else vm.expires,
+    )  # fmt: skip
 
 
 def _nic(installation: str, lab: str, vm: str, place: int, wanted: str) -> Nic:

@@ -12,8 +12,9 @@ from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
-from vmprov.engine import base_volume
+from vmprov.engine import adoption, base_volume
 from vmprov.engine.context import Context
+from vmprov.engine.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.locks import exclusive
@@ -50,16 +51,22 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
 
 
 def take_down(ctx: Context, vm: VMRecord) -> None:
-    """Remove what a VM is made anew without: its domain, its system disk and its seed; a half made one as well.
+    """Remove what a VM is made anew without: its domain, its system disk, and what it is not going to have any more.
 
     Raises :class:`NotFullyUndone` naming what is left.
     """
     ctx.stage(vm.name, "taking down")
     problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
-        # What the new domain's disks are going to be called is claimed already; data disks are not among these.
-        for volume in (f"{vm.domain}.img", f"{vm.domain}-seed.iso"):
-            problems += _attempt(f"volume {volume}", partial(ctx.hypervisor.remove_volume, ctx.host.pool, volume))
+        data = {disk_volume(vm, disk.name) for disk in vm.machine.disks}
+        networks = {nic.network for nic in vm.nics}
+        base = (
+            base_volume.base_image(ctx.images, ctx.images.get(vm.image), ctx.store.installation) if vm.image else None
+        )
+        for owned in ctx.store.owned(vm=vm.name):
+            stays = data if owned.kind == "volume" else networks if owned.kind == "network" else {base and base.volume}
+            if owned.name not in stays:
+                problems += _remove_owned(ctx, [owned])
     if problems:
         raise NotFullyUndone(f"{vm.name} could not be taken down: {'; '.join(problems)}")
 
@@ -126,5 +133,6 @@ def _remove_network(ctx: Context, owned: Owned) -> None:
 _REMOVERS: dict[str, Callable[[Context, Owned], None]] = {
     "volume": _remove_volume,
     "network": _remove_network,
+    adoption.KIND: adoption.release,
     base_volume.KIND: base_volume.release,
 }

@@ -13,6 +13,7 @@ from vmprov.flows.grammar import SUCCESS, Flow, Pattern, Stage
 from vmprov.flows.machine import REBOOT_LOOP
 from vmprov.flows.signatures import shipped_signatures
 from vmprov.spec.forms import FileSchema
+from vmprov.spec.machine import Machine
 
 _LIBRARY = Path(__file__).with_name("library")
 
@@ -39,6 +40,11 @@ def flow_path(name_or_path: str) -> Path:
 def load_flow(name_or_path: str) -> Flow:
     """The flow of that name or in that file; :class:`SpecError` with every problem found, each with its place."""
     return parse_flow(read_bytes(flow_path(name_or_path)), name_or_path)
+
+
+def flow_machine(name_or_path: str) -> Machine:
+    """What a flow brings for the machines that are made for it; :class:`SpecError` if there is no such flow."""
+    return load_flow(name_or_path).machine or Machine()
 
 
 def parse_flow(text: str | bytes, source: str) -> Flow:

@@ -118,6 +118,10 @@ class Hypervisor(Protocol):
         """What the machine has."""
         ...
 
+    def loaders(self) -> list[str]:
+        """Paths on the host of UEFI firmware that it has for machines of the type q35."""
+        ...
+
     # domains
     def domains(self) -> list[Domain]:
         """All domains, ours and others', running or not."""
@@ -127,11 +131,12 @@ class Hypervisor(Protocol):
         """One domain; its state is ``MISSING`` (and its uuid empty) where there is none."""
         ...
 
-    def domain_xml(self, name: str, *, inactive: bool = False) -> str:
-        """The domain's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none.
+    def domain_xml(self, name: str) -> str:
+        """The domain as libvirt prints it, without passwords; raises :class:`LibvirtFailed` where there is none."""
+        ...
 
-        ``inactive``: as the next start will have it, in place of what a running domain has now.
-        """
+    def domain_definition(self, name: str) -> str:
+        """The domain as its next start will have it, with passwords; raises :class:`LibvirtFailed` if there is none."""
         ...
 
     def define_domain(self, xml: str) -> Domain:
@@ -165,7 +170,7 @@ class Hypervisor(Protocol):
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine with NVRAM, TPM state, managed save, snapshots' and checkpoints' metadata.
 
-        Volumes stay. ``False`` if there was none.
+        Other volumes than that of the NVRAM stay. ``False`` if there was none.
         """
         ...
 
@@ -196,6 +201,18 @@ class Hypervisor(Protocol):
 
     def network_xml(self, name: str) -> str:
         """The network's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+        ...
+
+    def network_definition(self, name: str) -> str:
+        """What the network will be like from its next start on; raises :class:`LibvirtFailed` like network_xml."""
+        ...
+
+    def redefine_network(self, xml: str) -> bool:
+        """Change a network that exists, and restart it, so that it is active as it is defined.
+
+        Where running machines are on it, it is not restarted and stays as it is until its next start: then ``False``.
+        What does not start leaves the network as it was.
+        """
         ...
 
     def network_leases(self, name: str) -> list[Lease]:

@@ -20,6 +20,7 @@ import threading
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
@@ -41,6 +42,7 @@ from vmprov.waiting import Cancel
 CPUS = 64
 MEMORY = 256 * 1024**3
 POOL_CAPACITY = 1024**4
+LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
 
@@ -140,6 +142,11 @@ class FakeHypervisor:
             used = sum(_memory(_definition(domain)) for domain in world.all("domains").values() if _active(domain))
         return Node(CPUS, MEMORY, max(0, MEMORY - used), "9.0.0", "7.2.0")
 
+    def loaders(self) -> list[str]:
+        """Firmware with and without Secure Boot."""
+        self._enter("loaders")
+        return list(LOADERS)
+
     # domains
 
     def domains(self) -> list[Domain]:
@@ -155,9 +162,18 @@ class FakeHypervisor:
             domain = world.get("domains", name)
             return Domain(name, "", DomainState.MISSING, None) if domain is None else _read_domain(domain)
 
-    def domain_xml(self, name: str, *, inactive: bool = False) -> str:  # noqa: ARG002 - changes take effect at once
-        """The definition as it was given, with its uuid."""
+    def domain_xml(self, name: str) -> str:
+        """The definition as it was given, with its uuid, and without passwords."""
         self._enter("domain_xml", name)
+        with self._world.changing() as world:
+            definition = deepcopy(_definition(_domain(world, name, "read the definition of")))
+        for screen in definition.findall("devices/graphics[@passwd]"):
+            del screen.attrib["passwd"]
+        return ET.tostring(definition, encoding="unicode")
+
+    def domain_definition(self, name: str) -> str:
+        """The definition as it was given, with its uuid; a fake's running domains have no other one."""
+        self._enter("domain_definition", name)
         with self._world.changing() as world:
             return str(_domain(world, name, "read the definition of")["xml"])
 
@@ -258,6 +274,13 @@ class FakeHypervisor:
         """Power off and undefine."""
         self._enter("remove_domain", name)
         with self._world.changing() as world:
+            domain = world.get("domains", name)
+            if domain is None:
+                return False
+            nvram = _definition(domain).findtext("os/nvram", "")
+            for key, pool in world.all("pools").items():
+                if nvram.startswith(f"{pool['path']}/"):
+                    world.remove("volumes", f"{key}/{nvram.removeprefix(pool['path'] + '/')}")
             return world.remove("domains", name)
 
     def domain_addresses(self, name: str, mac: str) -> list[str]:
@@ -323,6 +346,21 @@ class FakeHypervisor:
         self._enter("network_xml", name)
         with self._world.changing() as world:
             return str(_network(world, name, "read the definition of")["xml"])
+
+    def network_definition(self, name: str) -> str:
+        """The same as its definition."""
+        self._enter("network_definition", name)
+        with self._world.changing() as world:
+            return str(_network(world, name, "read the definition of")["xml"])
+
+    def redefine_network(self, xml: str) -> bool:
+        """Change the definition; what runs on it keeps the old one, and nothing is told when it starts anew."""
+        self._enter("redefine_network", xml)
+        name = parse_definition(xml, "network").findtext("name", "")
+        with self._world.changing() as world:
+            world.put("networks", name, {**_network(world, name, "change"), "xml": xml})
+            running = [_definition(domain) for domain in world.all("domains").values() if _active(domain)]
+            return not any(name in interface_networks(domain).values() for domain in running)
 
     def network_leases(self, name: str) -> list[Lease]:
         """What interfaces got; fake guests have no host names, and keep their addresses for ever."""

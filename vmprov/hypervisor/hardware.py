@@ -112,3 +112,19 @@ def without_disk(xml: str, path: str) -> str:
         if devices is not None and _path(disk) == path:
             devices.remove(disk)
     return ET.tostring(domain, encoding="unicode")
+
+
+def without_passwords(xml: str) -> str:
+    """The definition without the passwords of its screens."""
+    domain = parse_definition(xml, "domain")
+    for screen in domain.findall("devices/graphics[@passwd]"):
+        del screen.attrib["passwd"]
+    return ET.tostring(domain, encoding="unicode")
+
+
+def with_screen_password(xml: str, password: str) -> str:
+    """The definition with a password for its screens."""
+    domain = parse_definition(xml, "domain")
+    for screen in domain.findall("devices/graphics"):
+        screen.set("passwd", password)
+    return ET.tostring(domain, encoding="unicode")

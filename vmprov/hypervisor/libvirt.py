@@ -158,6 +158,12 @@ class LibvirtHypervisor:
                 qemu=_version(qemu),
             )
 
+    def loaders(self) -> list[str]:
+        """The firmware in the capabilities of domains."""
+        with self._trying("ask for the host's firmware") as connection:
+            found = ET.fromstring(connection.getDomainCapabilities(None, "x86_64", "q35", None, 0))
+            return [value.text or "" for value in found.findall("os/loader/value")]
+
     # domains
 
     def domains(self) -> list[Domain]:
@@ -176,9 +182,14 @@ class LibvirtHypervisor:
                 return _read_domain(connection.lookupByName(name))
             return Domain(name, "", DomainState.MISSING, None)
 
-    def domain_xml(self, name: str, *, inactive: bool = False) -> str:
+    def domain_xml(self, name: str) -> str:
         """The definition as libvirt prints it."""
-        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        with self._trying(f"read the definition of domain {name}") as connection:
+            return str(connection.lookupByName(name).XMLDesc(0))
+
+    def domain_definition(self, name: str) -> str:
+        """The definition that was given, as far as libvirt keeps it."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         with self._trying(f"read the definition of domain {name}") as connection:
             return str(connection.lookupByName(name).XMLDesc(flags))
 
@@ -314,6 +325,33 @@ class LibvirtHypervisor:
         with self._trying(f"read the definition of network {name}") as connection:
             return str(connection.networkLookupByName(name).XMLDesc(0))
 
+    def network_definition(self, name: str) -> str:
+        """The persistent definition."""
+        with self._trying(f"read the definition of network {name}") as connection:
+            return str(connection.networkLookupByName(name).XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
+
+    def redefine_network(self, xml: str) -> bool:
+        """Define, and restart what has no connections."""
+        name = parse_definition(xml, "network").findtext("name", "")
+        with self._trying(f"change network {name}") as connection:
+            network = connection.networkLookupByName(name)
+            running = bool(network.isActive())
+            used = running and int(ET.fromstring(network.XMLDesc(0)).get("connections", "0")) > 0
+            before = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+            network = connection.networkDefineXML(xml)
+            if used:
+                return False
+            if running:
+                network.destroy()
+            try:
+                network.create()
+            except libvirt.libvirtError:
+                connection.networkDefineXML(before)
+                if running:
+                    network.create()
+                raise
+            return True
+
     def network_leases(self, name: str) -> list[Lease]:
         """What dnsmasq handed out."""
         with self._trying(f"ask for the leases of network {name}") as connection:
@@ -408,8 +446,15 @@ class LibvirtHypervisor:
             volume = None if there is None else _find_volume(there, name)
             if volume is None:
                 return False
-            with _tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
-                volume.delete(0)
+            try:
+                with _tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    volume.delete(0)
+            except libvirt.libvirtError as problem:
+                # libvirt still knows it, and the file is gone: undefining a domain takes its NVRAM away, for example.
+                if "No such file or directory" not in _message(problem):
+                    raise
+                _refreshed(there)
+                return False
             return True
 
 

@@ -134,6 +134,9 @@ class Files:
         except Refused as refused:
             self.problems += refused.found
             return None
+        if chain and not isinstance(tree.content, dict):
+            self.problems.append(tree.problem("must be a mapping (lines of 'key: value')"))
+            return None
         below: Branch | None = None
         for base in self._bases(tree):
             other = self._base(tree, base, (*chain, (identity, source)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
+from vmprov.documents import shown
 from vmprov.spec.forms import LIST, FileSchema
 from vmprov.spec.lab import (
     MOST_VMS,
@@ -17,9 +19,26 @@ from vmprov.spec.lab import (
     VMName,
     Wishes,
 )
+from vmprov.spec.quantities import format_size
 
-# A variable's value; true and false are text like everything that is put into other text.
-Scalar = str | int | float | bool
+# Names of variables.
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}")
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, dict | list):
+        raise ValueError(f"must be text, a number, true or false, not {shown(value)}")
+    return value
+
+
+def _variable(name: str) -> str:
+    if not VARIABLE.fullmatch(name):
+        raise ValueError(f"variable {name[:60]!r} is not allowed; use letters, digits, '_' and '-'")
+    return name
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 
 
 class Defaults(Wishes):
@@ -45,7 +64,7 @@ class LabFile(Part):
 
     lab: LabName
     base: Annotated[tuple[str, ...], LIST] = ()
-    vars: dict[str, Scalar] = Field(default_factory=dict)
+    vars: dict[Variable, Scalar] = Field(default_factory=dict)
     host: str = ""
     driver: str = ""
     networks: dict[NetworkName, Network] = Field(default_factory=dict)
@@ -53,6 +72,7 @@ class LabFile(Part):
     vms: Annotated[dict[VMName, Entry], Field(min_length=1)]
 
 
+# What an editor is told of a reference.
 REFERENCE = {"type": "string", "pattern": r"\$\{"}
 _NARROW = ("integer", "number", "boolean")
 
@@ -68,16 +88,22 @@ def schema() -> dict[str, Any]:
     made["anyOf"] = [{"required": ["base"]}, {"required": required}]
     for described in made["$defs"].values():
         described.pop("required", None)
+        memory = described["properties"].get("memory", {})
+        if "default" in memory:
+            memory["default"] = format_size(memory["default"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
 def _with_references(node: Any) -> Any:
+    """The schema with a reference allowed wherever not any text is; without titles, which say what the keys say."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
         return node
-    if node.get("type") in _NARROW or (node.get("type") == "string" and {"enum", "const", "pattern"} & set(node)):
-        default = {"default": node["default"]} if "default" in node else {}
-        plain = {key: value for key, value in node.items() if key not in ("default", "title")}
-        return {"anyOf": [plain, dict(REFERENCE)], **default}
+    node = {key: value for key, value in node.items() if key != "title" or not isinstance(value, str)}
+    kinds = node.get("type", [])
+    narrow = kinds in _NARROW or (kinds == "string" and bool({"enum", "const", "pattern", "format"} & set(node)))
+    if narrow:
+        default = {"default": node.pop("default")} if "default" in node else {}
+        return {"anyOf": [node, dict(REFERENCE)], **default}
     return {key: value if key in ("default", "required") else _with_references(value) for key, value in node.items()}

@@ -9,7 +9,8 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Vali
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from vmprov.spec.quantities import format_size, parse_duration, parse_size
+from vmprov.documents import shown
+from vmprov.spec.quantities import exact_size, format_size, parse_duration, parse_size
 
 
 class Form:
@@ -46,12 +47,18 @@ def items(inner: Any) -> Any:
 
 
 def _size(value: object, from_file: bool) -> object:
+    if isinstance(value, str):
+        return parse_size(value)
     if from_file and isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{value:g} has no unit; write for example 512MiB or 2GiB")
-    return parse_size(value) if isinstance(value, str) else value
+        raise ValueError(f"{value:.15g} has no unit; write for example 512MiB or 2GiB")
+    if not isinstance(value, int | float | None) or isinstance(value, bool):
+        raise ValueError(f"must be a size such as 2GiB, not {shown(value)}")
+    return value
 
 
 def _duration(value: object, _from_file: bool) -> object:
+    if not isinstance(value, str | int | float | None) or isinstance(value, bool):
+        raise ValueError(f"must be a duration such as 5m, not {shown(value)}")
     seconds = parse_duration(value) if isinstance(value, str) else value
     return round(seconds, 3) if isinstance(seconds, float) else seconds
 
@@ -60,8 +67,8 @@ def _list(value: object) -> object:
     return (value,) if isinstance(value, str | int | float | dict | BaseModel) else value
 
 
-SIZE_IN_FILES = {"type": "string", "pattern": r"^\s*\d{1,15}(\.\d{1,6})?\s*([kKmMgGtTpP][iI]?[bB]?|[bB])\s*$"}
-_DURATION = {"type": "string", "pattern": r"^\s*\d{1,12}(\.\d{1,3})?(ms|s|m|h|d)?\s*$"}
+SIZE_IN_FILES = {"type": "string", "pattern": r"^\s*[0-9]{1,15}(\.[0-9]{1,6})?\s*([kKmMgGtTpP][iI]?[bB]?|[bB])\s*$"}
+_DURATION = {"type": "string", "pattern": r"^\s*[0-9]{1,12}(\.[0-9]{1,3})?(ms|s|m|h|d)?\s*$"}
 
 # A single item stands for a list of one.
 LIST = Or(_list, items)
@@ -76,7 +83,7 @@ def at_least(smallest: int) -> Callable[[int], int]:
 
     def check(size: int) -> int:
         if size < smallest:
-            raise ValueError(f"must be at least {format_size(smallest)}, not {format_size(size)}")
+            raise ValueError(f"must be at least {format_size(smallest)}, not {exact_size(size)}")
         return size
 
     return check

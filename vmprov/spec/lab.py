@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from vmprov.documents import shown
 from vmprov.spec.forms import LIST, Seconds
 from vmprov.spec.machine import NETWORK_MODES, FilePath, Machine
 from vmprov.spec.names import check_name, check_network_name, check_serial_number
@@ -57,8 +58,10 @@ def _network(name: str) -> str:
 
 
 def _subnet(text: object) -> object:
-    if not isinstance(text, str):
+    if isinstance(text, IPv4Network | None):
         return text
+    if not isinstance(text, str):
+        raise ValueError(f"must be a network such as 10.20.0.0/24, not {shown(text)}")
     try:
         loose = IPv4Network(text, strict=False)
     except ValueError as wrong:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vmprov.documents import Problem, Steps, examine, refuse, unknown
-from vmprov.errors import VmprovError
+from vmprov.documents import Place, Problem, Steps, dotted, examine, refuse, unknown
+from vmprov.errors import SpecError
 from vmprov.spec.compose import Branch, Files, change, flatten, merge
 from vmprov.spec.file import Entry, LabFile
 from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec, is_path
@@ -21,6 +21,11 @@ from vmprov.spec.secrecy import inline_secrets
 # Where files are named: relative to the file in which that is written.
 _FILES = (("http_boot", "ca"), ("boot_certificates",), ("seed", "user_data"), ("flow",))
 _OF_THE_LAB = ("host", "driver")
+# What each VM has of its own, and no defaults for.
+_OF_ONE = ("count", "after", "serial_numbers")
+
+# The places of what is told already.
+Broken = set[tuple[str, Place]]
 
 FlowMachine = Callable[[str], Machine]
 
@@ -36,7 +41,7 @@ def load_lab(
     """The lab that a file describes; :class:`vmprov.errors.SpecError` with every problem, each with its place.
 
     ``overrides``: such as ``vms.web.memory=8GiB``, which win over the file. ``variables``: values of variables, which
-    win over those of the file. ``flows``: what a flow brings for a machine, or :class:`VmprovError` if there is no such
+    win over those of the file. ``flows``: what a flow brings for a machine, or :class:`SpecError` if there is no such
     flow; without it, flows are not looked at.
     """
     files = Files()
@@ -78,22 +83,21 @@ def _lab(
     known = {} if declared is None or not isinstance(declared.content, dict) else declared.content
     put = Variables({name: branch for name, (_, branch) in known.items()}, variables, environ, whole=whole)
     tree = put.replace_in(tree, LabFile)
-    problems += [*put.problems, *put.unused()]
+    told = {(problem.source, problem.place) for problem in problems}
+    problems += [problem for problem in put.problems if (problem.source, problem.place) not in told]
+    problems += put.unused()
     tree = _with_paths(tree, problems, put.broken)
 
-    _, found = examine(LabFile, flatten(tree), part=lambda path: not whole or path[:1] in (("defaults",), ("vms",)))
-    secrets = {(problem.source, problem.place) for problem in problems}
-    problems += [
-        problem
-        for problem in found
-        if (problem.source, problem.place) not in secrets and not _touches(problem.path, put.broken)
-    ]
+    _, found = examine(LabFile, flatten(tree), part=lambda path: not whole or _is_part(path))
+    told = {(problem.source, problem.place) for problem in problems} | put.broken
+    problems += [_hinted(tree, problem) for problem in found if (problem.source, problem.place) not in told]
     if not whole:  # what would not hold might, with what is missing
         refuse(problems)
     draft = _draft(tree, problems, put.broken)
     problems += problems_of(draft)
     if flows is not None or not any(entry.flow for entry in draft.entries.values()):
-        problems += _of_machines(draft, flows)
+        told = put.broken
+        problems += [one for one in _of_machines(draft, flows) if (one.source, one.place) not in told]
     refuse(problems)
     return _expanded(draft)
 
@@ -112,21 +116,21 @@ def _invented(tree: Branch, names: Mapping[str, Branch]) -> Iterator[Problem]:
             yield branch.problem(f"{what}; {hint}")
 
 
-def _with_paths(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Branch:
+def _with_paths(tree: Branch, problems: list[Problem], broken: Broken) -> Branch:
     """The tree with absolute names of files; those that do not exist are problems."""
 
     def scalar(branch: Branch, path: Steps) -> Branch:
         inside = path[1:] if path[:1] == ("defaults",) else path[2:] if path[:1] == ("vms",) else ()
         field = tuple(step for step in inside if isinstance(step, str))
         name = branch.content
-        if field not in _FILES or not isinstance(name, str) or not name or path in broken:
+        if field not in _FILES or not isinstance(name, str) or not name or (branch.source, branch.place) in broken:
             return branch
         if field == ("flow",) and not is_path(name):
             return branch
         file = branch.file.parent / Path(name).expanduser()
         if "\0" not in name and file.is_file():
             return replace(branch, content=os.path.normpath(file))
-        broken.add(path)
+        broken.add((branch.source, branch.place))
         why = "is no regular file" if "\0" not in name and file.exists() else "does not exist"
         where = ".".join(str(step) for step in path if isinstance(step, str))
         problems.append(replace(branch.problem(f"{where}: the file {name[:200]!r} {why}"), path=path))
@@ -135,19 +139,32 @@ def _with_paths(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Br
     return change(tree, scalar)
 
 
-def _touches(path: Steps, broken: set[Steps]) -> bool:
-    return any(path[: len(other)] == other for other in broken)
+def _is_part(path: Steps) -> bool:
+    """Whether this and something else, defaults and VM, are one thing together."""
+    return len(path) > 1 and path[0] in ("defaults", "vms")
 
 
-def _draft(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Draft:
+def _hinted(tree: Branch, problem: Problem) -> Problem:
+    """The problem with a better hint, if it is a mistake that is often made."""
+    if len(problem.path) == 3 and problem.path[0] == "vms" and problem.path[2] in _OF_THE_LAB:
+        what = f"a lab has one {problem.path[2]}; write it at the top of the file, beside 'lab'"
+        return replace(problem, text=f"{dotted(problem.path)}: {what}")
+    branch = tree.at(problem.path)
+    if len(problem.path) == 2 and problem.path[0] == "vms" and branch is not None and branch.content is None:
+        what = "there is no value; write {} for a VM that is as the defaults are"
+        return replace(problem, text=f"{dotted(problem.path)}: {what}")
+    return problem
+
+
+def _draft(tree: Branch, problems: list[Problem], broken: Broken) -> Draft:
     """Each VM over the defaults; those that are not right by themselves are told, and missing in the draft."""
-    seen = {(problem.source, problem.place) for problem in problems}
+    seen = {(problem.source, problem.place) for problem in problems} | broken
     entries: dict[str, Entry] = {}
     whole = flatten(tree)
     documents = {}
     defaults = tree.at(("defaults",))
     if defaults is not None and isinstance(defaults.content, dict):
-        content = {key: inner for key, inner in defaults.content.items() if key not in _OF_THE_LAB}
+        content = {key: inner for key, inner in defaults.content.items() if key not in (*_OF_THE_LAB, *_OF_ONE)}
         defaults = replace(defaults, content=content)
     for name, branch in _entries(tree).items():
         if not isinstance(branch.content, dict):
@@ -158,7 +175,7 @@ def _draft(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Draft:
         if entry is not None:
             entries[name] = entry
         for problem in found:
-            if (problem.source, problem.place) not in seen and not _touches(problem.path, broken):
+            if (problem.source, problem.place) not in seen:
                 seen.add((problem.source, problem.place))
                 problems.append(problem)
     return Draft(tree, whole, documents, entries)
@@ -166,17 +183,23 @@ def _draft(tree: Branch, problems: list[Problem], broken: set[Steps]) -> Draft:
 
 def _of_machines(draft: Draft, flows: FlowMachine | None) -> Iterator[Problem]:
     """Flows that do not exist, and what does not go together once their wishes are laid under the machine's."""
+    seen: set[tuple[str, Place, str]] = set()
+    ours = {name for name, network in draft.networks.items() if network.mode != "existing"}
     for name, entry in draft.entries.items():
         machine: Machine = entry
         if entry.flow and flows is not None:
             try:
                 below = flows(entry.flow)
-            except VmprovError as problem:
-                yield draft.problem(name, ("flow",), str(problem))
+            except SpecError as wrong:
+                yield from (draft.problem(name, ("flow",), what) for what in wrong.problems)
                 continue
             machine = Machine(**_machine(entry)).over(below)
-        for field, why in machine.conflicts(ours=draft.networks):
-            yield draft.problem(name, (field,), why)
+        for field, why in machine.conflicts(ours=ours):
+            problem = draft.problem(name, (field,), why)
+            if (problem.source, problem.place, why) not in seen:
+                seen.add((problem.source, problem.place, why))
+                of_all = problem.path[:1] == ("defaults",)
+                yield draft.problem(name, (field,), why, hint=f"it is so for '{name}'" if of_all else "")
 
 
 def _machine(entry: Entry) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vmprov.documents import NOWHERE, Problem, Steps, dotted, kind_at, parse, plain_value, unknown
+from vmprov.documents import NOWHERE, Place, Problem, Steps, dotted, kind_at, parse, plain_value, unknown
 from vmprov.errors import SpecError
 from vmprov.spec.compose import Branch, change, merge
+from vmprov.spec.file import VARIABLE
 
 LARGEST_FILE = 64 * 1024
 _LONGEST_CHAIN = 20
 # "$${" stands for "${".
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)(\})?")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _STEP = re.compile(r"([A-Za-z0-9_-]+)((?:\[[0-9]{1,4}\])*)")
 
@@ -35,7 +35,8 @@ class _Unknown(Exception):
 class Variables:
     """What references stand for. ``given`` -- values from outside, which win; ``environ`` -- the environment.
 
-    ``whole`` -- whether all that declares variables could be read; otherwise an unknown one is not told.
+    ``broken`` -- the places of what could not be put in. ``whole`` -- whether all that declares variables could be
+    read; otherwise an unknown one is not told.
     """
 
     declared: Mapping[str, Branch]
@@ -43,7 +44,7 @@ class Variables:
     environ: Mapping[str, str]
     whole: bool = True
     problems: list[Problem] = field(default_factory=list)
-    broken: set[Steps] = field(default_factory=set)
+    broken: set[tuple[str, Place]] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
 
     def replace_in(self, tree: Branch, model: type[BaseModel]) -> Branch:
@@ -57,7 +58,7 @@ class Variables:
             try:
                 made: Any = self._text(branch, text, (str(variable),) if variable else ())
             except _Unknown as why:
-                self.broken.add(path)
+                self.broken.add((branch.source, branch.place))
                 if str(why):
                     self.problems.append(replace(branch.problem(f"{dotted(path)}: {why}"), path=path))
                 return branch
@@ -93,7 +94,7 @@ class Variables:
         raise _Unknown(f"'${{{kind}:{rest}}}' is no reference; write ${{name}}, ${{env:NAME}} or ${{file:path}}")
 
     def _variable(self, name: str, chain: tuple[str, ...]) -> str | None:
-        if not _NAME.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             raise _Unknown(f"'${{{name[:60]}}}' is no reference; write $${{ for the characters '${{' themselves")
         self.used.add(name)
         if name in chain or len(chain) >= _LONGEST_CHAIN:
@@ -103,6 +104,8 @@ class Variables:
         if name not in self.declared:
             return None
         value = self.declared[name]
+        if value.content is None or isinstance(value.content, dict | list):
+            raise _Unknown("")
         if not isinstance(value.content, str):
             return text_of(value.content)
         try:

@@ -48,6 +48,8 @@ class Draft:
         """A fault of an entry of ``vms``, or of the defaults that it has; of its name if there is no path."""
         if not path:
             return self.document.problem(("vms", name), what, hint=hint, key=True)
+        if path[0] not in self.document.value["vms"][name]:
+            return self.document.problem(("defaults", *path), what, hint=hint)
         return self.documents[name].problem(("vms", name, *path), what, hint=hint)
 
     def where(self, path: Steps) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from vmprov.documents import write
 from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec
-from vmprov.spec.machine import Disk
+from vmprov.spec.machine import Disk, Machine
 from vmprov.spec.quantities import exact_duration, exact_size
 
 _SIZES = ("memory", "disk", "size")
@@ -48,12 +48,12 @@ def _entry(group: str, vms: list[VMSpec]) -> dict[str, Any]:
 
 def _said(model: BaseModel) -> dict[str, Any]:
     """What differs from the defaults - and what is as they are, where a flow's wishes are laid under it."""
-    kept = bool(getattr(model, "flow", ""))
+    kept = set(Machine.model_fields) if getattr(model, "flow", "") else set()
     found = {}
     for name, described in type(model).model_fields.items():
         value = getattr(model, name)
         default = described.get_default(call_default_factory=True)
-        if value != default or (kept and name in model.model_fields_set and value is not None):
+        if value != default or (name in kept & model.model_fields_set and value is not None):
             found[name] = value
     return found
 
@@ -69,8 +69,8 @@ def _plain(value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple):
         items = [_plain(item, name) for item in value]
         return items[0] if len(items) == 1 and not isinstance(items[0], dict) else items
-    if isinstance(value, Path | IPv4Address | IPv4Network):
-        return str(value)
+    if isinstance(value, str | Path | IPv4Address | IPv4Network):
+        return str(value).replace("${", "$${")
     if name in _SIZES:
         return exact_size(value)
     if name in _DURATIONS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmprov.spec.machine import Machine
+    from vmprov.spec.lab import Wishes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Nic:
 class VMRecord:
     """A VM that we own. ``memory`` and ``disk`` in bytes, ``seconds`` from the request to its verdict.
 
-    ``spec``: the :class:`vmprov.spec.machine.Machine` as it was wanted, as JSON; empty for one of an older vmprov.
+    ``spec``: the :class:`vmprov.spec.lab.Wishes` as they were wanted, as JSON; empty for one of an older vmprov.
     ``nics``: all of them; the columns ``network``, ``bridge``, ``mac`` and ``address`` are those of the first.
     ``expires``: in seconds since the epoch; 0: never. ``adopted``: its domain is somebody else's, and is left alone.
     """
@@ -73,14 +73,14 @@ class VMRecord:
     adopted: bool = False
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> Wishes:
         """What was wanted; of a VM of an older vmprov, what the columns say."""
         # pydantic is slow to import, and listing VMs does not need it.
-        from vmprov.spec.machine import Machine
+        from vmprov.spec.lab import Wishes
 
         if self.spec:
-            return Machine.model_validate_json(self.spec)
-        return Machine(
+            return Wishes.model_validate_json(self.spec)
+        return Wishes(
             image=self.image, cpus=self.cpus, memory=self.memory, disk=self.disk, networks=(self.network,),
             consoles=self.consoles, flow=self.flow,
         )  # fmt: skip
