@@ -28,7 +28,7 @@ LARGEST_CA = 1024**2
 # Seconds for a connection, for a silence within an answer, and for a request with all its repetitions.
 CONNECT_LIMIT = 10.0
 SILENCE_LIMIT = 30.0
-REQUEST_LIMIT = 60.0
+REQUEST_LIMIT = 30.0
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 8.0
 # Seconds between two looks at the cancel token.
