@@ -22,7 +22,7 @@ from vmprov.views import VMView
 from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
-    from vmprov.day0.orchestrator import Orchestrator
+    from vmprov.day0.client import Orchestrator
     from vmprov.engine.context import Context
     from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
@@ -102,8 +102,8 @@ class Workspace:
         Whoever is to be asked for the password is asked last. Raises :class:`vmprov.errors.SpecError` with all that is
         wrong or missing.
         """
+        from vmprov.day0.client import Orchestrator
         from vmprov.day0.config import password_of, read_settings
-        from vmprov.day0.orchestrator import Orchestrator
 
         settings = read_settings(options, home=self.home.root)
         return Orchestrator(settings, password_of(settings, ask=self.ask), cancel=self.cancel)

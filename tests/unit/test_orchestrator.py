@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from tests.unit import orchestrator_server as fake
 from tests.unit.orchestrator_server import CLUSTER, MICROVISOR, NAMES, PASSWORD, PROJECT, UBUNTU, USER, Authority, State
 from vmprov.day0.answers import Provisioning
+from vmprov.day0.client import Orchestrator
 from vmprov.day0.config import OrchestratorSettings, read_settings
-from vmprov.day0.orchestrator import Orchestrator
 from vmprov.errors import (
     AlreadyRegistered,
     AnswerUnreadable,

@@ -23,7 +23,7 @@ from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
     from vmprov.day0.answers import Host
-    from vmprov.day0.orchestrator import Orchestrator
+    from vmprov.day0.client import Orchestrator
     from vmprov.views import Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
