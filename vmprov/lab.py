@@ -31,6 +31,7 @@ from vmprov.views import (
     DeleteResult,
     Failure,
     HostView,
+    Onboarding,
     PortVerdict,
     StageStatistics,
     Timeline,
@@ -188,6 +189,16 @@ class Vmprov(LabFiles):
         from vmprov.engine.timeline import read_timeline
 
         return [read_timeline(found.vm, found.directory) for found in find_vms(self.home, self.store, targets)]
+
+    def onboardings(self, targets: Sequence[str] = ()) -> list[Onboarding]:
+        """How the onboarding of VMs and of all VMs of labs went, the failed and removed ones included.
+
+        Raises :class:`NotFound`.
+        """
+        from vmprov.engine.kept import find_vms
+        from vmprov.engine.onboarding import onboarding
+
+        return [onboarding(found) for found in find_vms(self.home, self.store, targets)]
 
     def stats(self, image: str | None = None, flow: str | None = None) -> list[StageStatistics]:
         """How long each stage took in past runs, of one image and flow or of all; see :class:`StageStatistics`."""

@@ -642,3 +642,116 @@ def test_the_library_is_imported_at_first_use() -> None:
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert ran.stdout == "True\n"
+
+
+# lab files
+
+LAB = "lab: trial\nvms:\n  web: {count: 2, memory: 512MiB}\n  db: {after: web}\n"
+
+
+def test_validate_says_what_is_in_a_file_or_what_is_wrong_with_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(LAB)
+    (tmp_path / "bad.yaml").write_text("lab: trial\nvms: {web: {memroy: 1GiB, flow: nope}}\n")
+
+    good, both = (
+        cli("validate", f"{tmp_path}/good.yaml"),
+        cli("validate", f"{tmp_path}/good.yaml", f"{tmp_path}/bad.yaml"),
+    )
+
+    assert (good.code, good.out, good.err) == (0, f"{tmp_path}/good.yaml: ok: lab trial, 3 VMs\n", "")
+    assert (both.code, both.out) == (2, good.out)
+    assert [line.split(": ", 1)[1] for line in both.err.splitlines()] == [
+        "vms.web: unknown key 'memroy'; did you mean 'memory'?",
+        "vms.web.flow: unknown flow 'nope'; known: cloud-init, debian-installer, edge-io, edge-nio, login "
+        "(a file has a / in its name, or ends in .yaml)",
+    ]
+
+
+def test_validate_prints_json(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(LAB)
+
+    ran = cli("validate", f"{tmp_path}/good.yaml", f"{tmp_path}/nope.yaml", "--json")
+
+    assert ran.code == 2
+    assert ran.json == [
+        {"file": f"{tmp_path}/good.yaml", "ok": True, "problems": [], "lab": "trial", "vms": ["web-1", "web-2", "db"]},
+        {"file": f"{tmp_path}/nope.yaml", "ok": False, "problems": [f"{tmp_path}/nope.yaml: there is no such file"],
+         "lab": "", "vms": []},
+    ]  # fmt: skip
+
+
+def test_validate_takes_values_from_outside(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("lab: ${name}\nvars: {name: x}\nvms: {web: {count: 2}}\n")
+
+    ran = cli("validate", str(file), "--var", "name=given", "--set", "vms.web.count=4", "--json")
+
+    assert (ran.json[0]["lab"], len(ran.json[0]["vms"])) == ("given", 4)
+    assert cli("validate", str(file), "--var", "name").said.startswith("vmprov: --var 'name' is not NAME=VALUE")
+
+
+def test_validate_makes_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+
+    cli("validate", f"{tmp_path}/lab.yaml")
+
+    assert not cli.home.root.exists() or list(cli.home.root.iterdir()) == []
+
+
+def test_schemas_are_printed(cli: Cli) -> None:
+    assert cli("schema").json == cli("schema", "lab").json
+    assert cli("schema", "flow").json == cli("flow", "schema").json
+    assert cli("schema").json["$defs"]["Entry"]["additionalProperties"] is False
+    assert cli("schema", "nope").code == 2
+
+
+OPTIONS = [
+    ("--count", "3"),
+    ("--count", "2", "--name", "web", "--serial-numbers", "EDGE0001,EDGE0002"),
+    ("--name", "one", "--cpus", "3", "--memory", "1536MiB", "--disk", "3GiB", "--network", "shared"),
+    (
+        "--name",
+        "n",
+        "--extra-disk",
+        "1GiB",
+        "--extra-disk",
+        "x=2GiB",
+        "--firmware",
+        "uefi",
+        "--tpm",
+        "--timeout",
+        "90s",
+    ),
+    ("--lab", "mine", "--boot-url", "http://x.example/y", "--boot-dns", "x.example=10.0.0.9", "--firmware", "uefi"),
+    ("--flow", "login", "--memory", "1GiB", "--consoles", "2", "--graphics", "vnc"),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_create_prints_the_lab_file_that_means_the_same(cli: Cli, options: tuple[str, ...], tmp_path: Path) -> None:
+    from vmprov.flows.load import flow_machine
+    from vmprov.spec.load import load_lab
+
+    words = ("create", "--driver", "fake", "--image", "", *options, "--dry-run")
+
+    planned, written = cli(*words, "--json").json, cli(*words, "--output", "yaml")
+
+    assert (written.code, written.err) == (0, "")
+    file = tmp_path / "lab.yaml"
+    file.write_text(written.out)
+    found = load_lab(file, environ={}, flows=flow_machine)
+    assert (found.lab, found.driver) == (planned["lab"], "fake")
+    for vm, row in zip(found.vms, planned["vms"], strict=True):
+        # What the flow brings is laid under it, as `create` does.
+        machine = vm.over(flow_machine(vm.flow)) if vm.flow else vm
+        assert (vm.name, machine.image, machine.cpus, machine.memory) == (
+            row["name"], row["image"], row["cpus"], row["memory"],
+        )  # fmt: skip
+        assert (machine.disk or row["disk"], vm.serial_number or row["serial_number"]) == (
+            row["disk"], row["serial_number"],
+        )  # fmt: skip
+
+
+def test_the_lab_file_is_for_a_dry_run_alone(cli: Cli) -> None:
+    for words in (("--output", "yaml"), ("--output", "yaml", "--dry-run", "--json")):
+        assert cli(*CREATE, *words).said.startswith("vmprov: --output yaml needs --dry-run, and goes without --json")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 import pytest
@@ -121,5 +121,11 @@ def test_a_flow_within_a_flow_is_refused() -> None:
 def test_the_schema_takes_text_for_sizes() -> None:
     memory = schema()["$defs"]["Machine"]["properties"]["memory"]
 
-    assert [kind["type"] for kind in memory["anyOf"]] == ["integer", "string"]
-    assert json.dumps(memory)
+    assert memory["type"] == "string"
+    assert re.search(memory["pattern"], "1.5GiB")
+    assert not re.search(memory["pattern"], "1.5")
+
+
+def test_a_size_in_a_file_has_a_unit() -> None:
+    with pytest.raises(SpecError, match=r"x:2:19: machine\.memory: 4096 has no unit; write for example 512MiB or 2GiB"):
+        parse_flow("flow: x\nmachine: {memory: 4096}\nstages: {stage: a, expect: b}\n", "x")

@@ -19,6 +19,7 @@ from vmprov.spec.forms import LIST, Seconds
 from vmprov.spec.machine import NETWORK_MODES, FilePath, Machine
 from vmprov.spec.names import check_name, check_network_name, check_serial_number
 from vmprov.spec.request import CreateRequest
+from vmprov.spec.secrecy import holds_a_secret, names_a_secret
 
 MOST_VMS = 10_000
 MOST_LABELS = 50
@@ -34,6 +35,8 @@ READY_WITHOUT_FLOW: tuple[Ready, ...] = ("ssh", "login", "power-on")
 def _label(key: str) -> str:
     if not _LABEL.fullmatch(key):
         raise ValueError(f"label {key[:60]!r} is not allowed; use at most 63 letters, digits, '.', '_', '-' and '/'")
+    if names_a_secret(key):
+        raise ValueError(f"label {key!r} looks like a secret, and labels are shown")
     return key
 
 
@@ -43,6 +46,12 @@ def _label_value(value: str) -> str:
             f"{value[:60]!r} is not allowed as a label's value; use at most 63 letters, digits, '.', '_' and '-'"
         )
     return value
+
+
+def _command(command: str) -> str:
+    if holds_a_secret(command):
+        raise ValueError("there is a secret in this text, and commands are recorded")
+    return command
 
 
 def _key(key: str) -> str:
@@ -102,7 +111,7 @@ NetworkName = Annotated[str, AfterValidator(_network)]
 LabName = Annotated[str, AfterValidator(lambda name: check_name(name, "lab name"))]
 VMName = Annotated[str, AfterValidator(check_name)]
 SerialNumber = Annotated[str, AfterValidator(check_serial_number)]
-Command = Annotated[str, Field(min_length=1, max_length=10_000)]
+Command = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_command)]
 
 
 class Seed(Part):
