@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.unit.uarts import add
 from vmprov import Settings, Vmprov, __version__
 from vmprov.cli import COMMANDS, main
 from vmprov.hosts.fake import FakeHost
@@ -80,6 +81,13 @@ class Cli:
         return subprocess.run(
             [sys.executable, "-m", "vmprov", *words],
             env={**os.environ, **self.environ}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start it in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "vmprov", *words],
+            env={**os.environ, **self.environ}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
 
@@ -201,6 +209,7 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         (("logs", "--timeout", "1s"), "--timeout is the limit of --until"),
         (("logs", "--raw", "--grep", "x"), "--raw shows bytes as they came"),
         (("logs", "--boot", "1", "-f"), "--boot does not go with -f"),
+        (("logs", "--boot", "1", "--until", "x"), "--boot does not go with -f or --until"),
         (("logs", "--since", "never"), "'never' is neither a duration nor a time"),
         (("logs", "--grep", "("), "RE2 refuses the expression"),
         (("watch", "nope"), "no VM or lab called 'nope'"),
@@ -571,6 +580,81 @@ def test_waiting_for_a_line_ends_when_time_is_up(cli: Cli) -> None:
     ran = cli("logs", "--until", "vm-1 login:", "--timeout", "500ms")
 
     assert (ran.code, ran.said) == (1, "vmprov: no match within 0.5 s on vm-2")
+
+
+def said(follower: subprocess.Popen[str], text: str) -> None:
+    """Wait for a line on its stdout; the test's own time limit ends the wait."""
+    assert follower.stdout is not None
+    assert next((line for line in follower.stdout if text in line), "")
+
+
+@pytest.mark.parametrize("more", [(), ("--raw",)])
+def test_following_a_machine_ends_when_it_is_removed(cli: Cli, more: tuple[str, ...]) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "vm-1", "-f", "--tail", "9", *more) as follower:
+        said(follower, "GRUB loading")
+        cli("delete", "vm-1", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (0, "vmprov: vm-1 was removed\n")
+
+
+def test_following_a_lab_ends_when_its_last_machine_is_removed(cli: Cli) -> None:
+    cli(*CREATE, "--lab", "trial", "--count", "2")
+    with cli.start("logs", "trial", "-f", "--tail", "9") as follower:
+        said(follower, "vm-1 | GRUB loading")
+        cli("delete", "vm-1", "--yes")
+        add(cli.home.console_log("vm-2", 0), b"\nalone now\n")
+        said(follower, "alone now")
+        cli("delete", "vm-2", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (0, "vmprov: vm-1 was removed\nvmprov: vm-2 was removed\n")
+
+
+def test_waiting_for_a_line_ends_when_a_machine_that_has_not_shown_it_is_removed(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+    with cli.start("logs", "--until", "vm-1 login:") as follower:
+        said(follower, "GRUB loading")
+        cli("delete", "vm-2", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (
+        1, "vmprov: vm-2 was removed\nvmprov: no match on vm-2 before the removal\n",
+    )  # fmt: skip
+
+
+def test_a_machine_that_joins_is_told_from_the_first_one(cli: Cli) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "-f") as follower:
+        said(follower, "GRUB loading")
+        cli(*CREATE, "--name", "newcomer")
+        said(follower, "newcomer | GRUB loading")
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert follower.returncode == 0
+
+
+def test_what_is_looked_for_may_come_in_two_parts(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    with cli.start("logs", "-f", "--grep", "login: ro+t|begun|done") as follower:
+        add(log, b"\nbegun\nvm-1 login: ")
+        said(follower, "begun")
+        threading.Event().wait(0.5)  # a prompt that stands still is handed out
+        add(log, b"root")
+        threading.Event().wait(0.5)
+        add(log, b" again\ndone\n")
+
+        assert follower.stdout is not None
+        lines = [follower.stdout.readline(), follower.stdout.readline()]
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert lines == ["vm-1 login: root again\n", "done\n"]
 
 
 def test_a_boot_that_never_was_has_no_lines(cli: Cli) -> None:
