@@ -400,10 +400,10 @@ def test_list_prints_a_table(cli: Cli) -> None:
 
     heading, first, second = cli("list").out.splitlines()
 
-    assert heading.split() == ["VM", "LAB", "STATE", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST"]
-    address = first.split()[3]
+    assert heading.split() == ["VM", "LAB", "STATE", "VERDICT", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST"]
+    address = first.split()[4]
     assert address.startswith("10.87.0.")
-    assert first.split() == ["vm-1", "trial", "running", address, "-", "1", "64MiB", "fake:"]
+    assert first.split() == ["vm-1", "trial", "running", "success", address, "-", "1", "64MiB", "fake:"]
     assert second.index("trial") == heading.index("LAB")
 
 

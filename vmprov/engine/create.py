@@ -32,6 +32,7 @@ from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import Kind, Verdict
+from vmprov.paths import make_private
 from vmprov.spec.request import CreateRequest
 from vmprov.store import VMRecord
 from vmprov.waiting import Cancel, Deadline, wait_until
@@ -207,7 +208,7 @@ class Creation:
         source, shelf = self._ctx.home.vm(vm.name), self._ctx.home.failed
         target = shelf / f"{vm.name}-{vm.id}"
         try:
-            shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(shelf)
             if source.is_dir():
                 collect(self._ctx, vm, source)
             shutil.copytree(source, target, dirs_exist_ok=True)

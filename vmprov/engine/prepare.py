@@ -21,6 +21,7 @@ from vmprov.hypervisor import Mark, foreign
 from vmprov.images import Image
 from vmprov.locks import exclusive
 from vmprov.networks import NetworkPlan, Reservation
+from vmprov.paths import make_private
 from vmprov.seeds import write_seed
 from vmprov.ssh import make_key
 from vmprov.store import VMRecord
@@ -48,7 +49,7 @@ def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
     """What the VMs of a lab share: the key pair, the base volume, and a shared network if asked for."""
     directory = ctx.home.lab(batch.lab)
     with exclusive(ctx.home.lock(f"lab-{batch.lab}"), Deadline(_LOCK_LIMIT), f"lab {batch.lab}", cancel=ctx.cancel):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(directory)
         make_key(ctx.home.key(batch.lab), ctx.runner, comment=f"vmprov lab {batch.lab}")
         if mode in ("shared", "isolated"):
             _shared_network(ctx, batch, mode)
@@ -60,7 +61,7 @@ def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
 def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Order:
     """Make the VM's own network and seed; returns the order for the driver."""
     directory = ctx.home.vm(vm.name)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(directory)
     ctx.stage(vm.name, "network")
     if mode == "per-vm":
         _own_network(ctx, vm)
