@@ -362,22 +362,30 @@ def validate(model: type[M], document: Document) -> M:
     A key without a value (null) is refused wherever it stands. Validators may raise ValueError("what; hint").
     The model's validators see the document as their context.
     """
+    instance, problems = _checked(model, document)
+    refuse(problems)
+    assert instance is not None
+    return instance
+
+
+def faults(model: type[BaseModel], document: Document) -> list[Problem]:
+    """What :func:`validate` has against a document."""
+    return _checked(model, document)[1]
+
+
+def _checked(model: type[M], document: Document) -> tuple[M | None, list[Problem]]:
     problems = [
         document.problem(path, "there is no value; give one, or remove this", key=True)
         for path in document.values
         if _value(document, path) is None
     ]
     try:
-        instance = model.model_validate(document.value, context=document)
+        return model.model_validate(document.value, context=document), problems
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
         told = [error for error in errors if error["input"] is not None and not _follows_only(error)]
         told.sort(key=lambda error: document.problem(error["loc"], "").place)
-        problems += [_problem(model, document, error) for error in told[: MOST_PROBLEMS + 1]]
-        refuse(problems)
-        raise
-    refuse(problems)
-    return instance
+        return None, problems + [_problem(model, document, error) for error in told[: MOST_PROBLEMS + 1]]
 
 
 def _follows_only(error: Any) -> bool:

@@ -365,6 +365,22 @@ def test_a_serial_port_that_is_unplugged_fails_a_wait_at_once(terminal: Terminal
             console.expect("never", timeout=600)
 
 
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("/dev/none", "no such file or directory"),
+        ("/dev/null", "inappropriate ioctl for device"),
+        ("rfc2217://127.0.0.1:1", "connection refused"),
+        ("socket://127.0.0.1:1", "connection refused"),
+    ],
+)
+def test_a_port_that_cannot_be_opened_is_told_with_the_reason_alone(url: str, why: str) -> None:
+    with pytest.raises(HostNotReady) as refused:
+        open_port(url)
+
+    assert str(refused.value) == f"the serial port {url} cannot be opened: {why}"
+
+
 def test_what_is_no_serial_port_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostNotReady, match="cannot be opened"):
         open_port(str(tmp_path / "ttyUSB9"))
