@@ -20,6 +20,9 @@ from click.testing import CliRunner
 from tests.unit.uarts import add
 from vmprov import Settings, Vmprov, __version__
 from vmprov.cli import COMMANDS, main
+from vmprov.console.capture import slowest_follower
+from vmprov.console.holes import release_start
+from vmprov.console.index import Mark, Moment, TimesWriter, encode
 from vmprov.hosts.fake import FakeHost
 from vmprov.locks import exclusive
 from vmprov.paths import Home
@@ -98,6 +101,12 @@ def cli(home: Home) -> Iterator[Cli]:
     yield Cli(home)
     signal.signal(signal.SIGINT, before[signal.SIGINT])
     signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+
+
+def said(follower: subprocess.Popen[str], text: str) -> None:
+    """Wait for a line on its stdout; the test's own time limit ends the wait."""
+    assert follower.stdout is not None
+    assert next((line for line in follower.stdout if text in line), "")
 
 
 def types(document: dict[str, Any], keys: dict[str, type]) -> dict[str, type]:
@@ -531,6 +540,31 @@ def test_a_raw_log_is_what_came_byte_for_byte(cli: Cli) -> None:
     assert cli("logs", "--raw").out.encode() == Path(vm["console_log"]).read_bytes()
 
 
+def test_a_raw_log_says_what_was_dropped_from_it(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    log.write_bytes(b"x" * 8192 + b"end\n")
+    release_start(log, 4096)
+    writer = TimesWriter(log)
+    writer.write(encode(Mark.TRIMMED, 4096, Moment.now()))
+    writer.close()
+
+    ran = cli("logs", "--raw")
+
+    assert ran.out == "x" * 4096 + "end\n"
+    assert ran.said == "vmprov: 4KiB of older output were dropped to stay within the limit"
+
+
+def test_following_a_raw_log_holds_back_what_was_not_read(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    with cli.start("logs", "--raw", "-f") as follower:
+        said(follower, "GRUB loading")
+        assert wait_until(lambda: slowest_follower(log) == log.stat().st_size, Deadline(20), "follower")
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert (follower.returncode, slowest_follower(log)) == (0, None)
+
+
 def test_a_raw_log_is_of_one_machine(cli: Cli) -> None:
     cli(*CREATE, "--count", "2")
 
@@ -580,12 +614,6 @@ def test_waiting_for_a_line_ends_when_time_is_up(cli: Cli) -> None:
     ran = cli("logs", "--until", "vm-1 login:", "--timeout", "500ms")
 
     assert (ran.code, ran.said) == (1, "vmprov: no match within 0.5 s on vm-2")
-
-
-def said(follower: subprocess.Popen[str], text: str) -> None:
-    """Wait for a line on its stdout; the test's own time limit ends the wait."""
-    assert follower.stdout is not None
-    assert next((line for line in follower.stdout if text in line), "")
 
 
 @pytest.mark.parametrize("more", [(), ("--raw",)])

@@ -71,6 +71,19 @@ def test_a_program_waits_for_a_pattern_and_answers(guest: Guest, console: Consol
     guest.hear(b"root\r")
 
 
+def test_of_several_patterns_that_counts_which_is_seen_first(guest: Guest, console: Console) -> None:
+    guest.say(b"vm-1 login: root\r\nPassword: ")
+
+    assert console.expect(["Password: ", re.compile("(log)in: "), "incorrect"], timeout=20) == 1
+    assert (console.before, console.after, console.match and console.match[1]) == ("vm-1 ", "login: ", "log")
+    assert console.expect(["incorrect", "Password: "]) == 1
+    assert console.before == "root\n"
+    with pytest.raises(WaitTimeout, match="no 'incorrect' or '# ' on the console"):
+        console.expect(["incorrect", "# "], timeout=0.1)
+    with pytest.raises(SpecError):
+        console.expect([], timeout=0.1)
+
+
 def test_what_was_said_before_the_console_was_opened_is_history(guest: Guest) -> None:
     guest.say(b"long ago\r\n")
     with open_console(guest.base, guest.log, name=NAME) as console:

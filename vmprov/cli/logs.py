@@ -8,30 +8,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import click
 
 from vmprov.cli import Session
 from vmprov.cli.options import opened
-from vmprov.console.capture import Capture
+from vmprov.console.capture import Capture, Follower
 from vmprov.console.lines import Line, Selection, captured, follow
-from vmprov.errors import NotFound, SpecError
+from vmprov.errors import Interrupted, NotFound, SpecError
 from vmprov.lab import Vmprov
-from vmprov.spec.quantities import parse_duration
+from vmprov.spec.quantities import format_size, parse_duration
 from vmprov.waiting import Cancel
-
-if TYPE_CHECKING:
-    from vmprov.console.tail import Tail
 
 _PALETTE = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 _HISTORY = 10
 _BLOCK = 1 << 16
-# Seconds between two looks at whether a machine is still there.
+# Seconds between two looks at a capture, and at whether its machine is still there.
+_INTERVAL = 0.02
 _PRESENT_INTERVAL = 0.5
 
 Found = Callable[[str], bool]
@@ -263,40 +261,54 @@ class _Pick:
 
 def _print_raw(present: _Present, logs: Mapping[str, Path], selection: Selection, *, following: bool) -> None:
     from vmprov.console.lines import span
-    from vmprov.console.tail import Tail
 
     if len(logs) != 1:
         raise SpecError("--raw shows one machine", hint="name it")
     vm, path = next(iter(logs.items()))
-    capture = Capture(path)
-    start, end = span(vm, capture, selection)
-    out = sys.stdout.buffer
-    tail = Tail(path)
-    tail.position = start
-    for offset, block in capture.read(start, end, block=_BLOCK):
-        out.write(block)
-        tail.position = offset + len(block)
-    out.flush()
-    if following:
-        _follow_raw(tail, out, lambda: vm in present.logs(), present.cancel)
-
-
-def _follow_raw(tail: Tail, out: BinaryIO, is_there: Callable[[], bool], cancel: Cancel) -> None:
-    from vmprov.errors import Interrupted
-
-    looked = time.monotonic()
+    raw = _Raw(path, *span(vm, Capture(path), selection))
     try:
-        while True:
-            while block := tail.read(_BLOCK):
-                out.write(block)
-            out.flush()
-            cancel.sleep(0.02)
+        raw.show()
+        looked = time.monotonic()
+        while following and not present.cancel.is_set:
+            with suppress(Interrupted):
+                present.cancel.sleep(_INTERVAL)
+            raw.show()
             if time.monotonic() - looked >= _PRESENT_INTERVAL:
                 looked = time.monotonic()
-                if not is_there():
-                    return
-    except Interrupted:
-        return
+                following = vm in present.logs()
+    finally:
+        raw.close()
+
+
+class _Raw:
+    """A capture's bytes on stdout, as they came; on stderr, how many were dropped before they could be read."""
+
+    def __init__(self, path: Path, start: int, end: int | None) -> None:
+        self._capture = Capture(path)
+        self._follower = Follower(path)
+        self._place = start
+        self._end = end
+
+    def show(self) -> None:
+        """Show what is new."""
+        size = self._capture.size
+        if size < self._place:  # somebody made it anew, or shorter
+            self._place = 0
+        if size == self._place:
+            return
+        out = sys.stdout.buffer
+        for offset, block in self._capture.read(self._place, self._end, block=_BLOCK):
+            if offset > self._place:
+                dropped = format_size(offset - self._place)
+                click.echo(f"vmprov: {dropped} of older output were dropped to stay within the limit", err=True)
+            out.write(block)
+            self._place = offset + len(block)
+            self._follower.tell(self._place)
+        out.flush()
+
+    def close(self) -> None:
+        """No longer hold back trimming."""
+        self._follower.close()
 
 
 class _Printer:
