@@ -655,6 +655,17 @@ def test_waiting_for_a_line_ends_when_a_machine_that_has_not_shown_it_is_removed
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("more", [(), ("--raw",)])
+def test_following_ends_when_nobody_reads_any_more(cli: Cli, more: tuple[str, ...]) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "-f", *more) as follower:
+        said(follower, "GRUB loading")
+        assert follower.stdout is not None
+        follower.stdout.close()
+
+        assert follower.wait(timeout=30) is not None
+
+
 def test_a_machine_that_joins_is_told_from_the_first_one(cli: Cli) -> None:
     cli(*CREATE)
     with cli.start("logs", "-f") as follower:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import select
 import sys
 import threading
 import time
@@ -120,9 +121,19 @@ class _Present:
             if name in self.missing:
                 self.gone.append(name)
         self._logs = now
-        if (self._targets and not now) or (self._has_to and self.gone):
+        if (self._targets and not now) or (self._has_to and self.gone) or _nobody_reads():
             self.cancel.set()
         return now
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has left, as after ``| head``; a silent machine would never tell."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @dataclass(frozen=True)
