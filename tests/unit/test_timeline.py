@@ -436,5 +436,5 @@ def test_a_file_in_which_something_else_is_breaks_no_timeline(vmprov: Vmprov, na
 def test_a_drawing_that_cannot_be_written_is_one_line(vmprov: Vmprov, tmp_path: Path) -> None:
     make(vmprov, "vm-1")
 
-    with pytest.raises(Failed, match="none/x.svg cannot be written: no such file or directory"):
+    with pytest.raises(Failed, match=r"none/x\.svg cannot be written: no such file or directory"):
         show_timelines(vmprov, "vm-1", str(tmp_path / "none" / "x.svg"), as_json=False)
