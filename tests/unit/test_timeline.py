@@ -438,3 +438,13 @@ def test_a_drawing_that_cannot_be_written_is_one_line(vmprov: Vmprov, tmp_path: 
 
     with pytest.raises(Failed, match=r"none/x\.svg cannot be written: no such file or directory"):
         show_timelines(vmprov, "vm-1", str(tmp_path / "none" / "x.svg"), as_json=False)
+
+
+def test_list_and_watch_tell_a_failure_with_its_class_and_its_line(run: Any, vmprov: Vmprov, machine: str) -> None:
+    vmprov.store.update_vm(machine, why="the kernel panicked")
+    write_down(vmprov, machine, STAYS, replace(PANICKED, evidence="Kernel panic - not syncing"))
+
+    assert "failed(kernel-panic)" in run("list")[1]
+    code, out, _ = run("watch")
+    assert code == 1
+    assert "failed(kernel-panic)  the kernel panicked 'Kernel panic - not syncing'" in out
