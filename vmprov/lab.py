@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
-from vmprov.events import StageChanged
+from vmprov.events import Note, StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
 from vmprov.labfiles import LabFiles
@@ -239,9 +239,11 @@ class Vmprov(LabFiles):
         something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
         """
         from vmprov.engine.kept import find_vm
-        from vmprov.engine.report import subject_of, within, write_report
+        from vmprov.engine.report import known_secrets, subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
+        for why in known_secrets(found.directory, found.vm.name)[1].values():
+            self.events.emit(Note(text=f"{why}: so look for it before you hand the report on"))
         subject = subject_of(found, self.store.installation, lambda vm: self.context(vm.host, vm.driver))
         versions = {}
         if found.vm.driver == "vagrant":

@@ -135,5 +135,12 @@ class Home:
         return self.consoles / f"{vm_id}-{port}"
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, with mode 0700; what is there stays as it is."""
+    if not directory.parent.exists():
+        make_private(directory.parent)
+    directory.mkdir(exist_ok=True, mode=0o700)
+
+
 def _mounted_read_only(path: Path) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -25,12 +25,13 @@ def list_command(session: Session, lab: str | None, as_json: bool) -> None:
     if as_json:
         print_json([vm.to_json() for vm in vms])
         return
-    columns = ("VM", "LAB", "STATE", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST")
+    columns = ("VM", "LAB", "STATE", "VERDICT", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST")
     rows = [
         (
             vm.name,
             vm.lab,
             vm.state,
+            vm.told_verdict,
             vm.address or "-",
             vm.image or "-",
             str(vm.cpus),

@@ -35,6 +35,8 @@ __all__ = [
 
 # Runs of flows that are remembered; the oldest make room.
 _MOST_RUNS = 10_000
+
+
 @lru_cache(maxsize=100_000)
 def _network(text: str) -> IPv4Network:
     return IPv4Network(text)
