@@ -1,0 +1,1 @@
+"""Day 0: edge nodes that come up over the network, and an orchestrator that onboards them."""
