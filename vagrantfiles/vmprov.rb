@@ -13,23 +13,26 @@ module Vmprov
   #
   #   fragment  -- path of an XML file whose parts are spliced into the domain's definition
   #   disk_size -- size in bytes of the disk that is made from the box
+  #   screen_password -- path of the file with the password of the screen, or ""
   class Config < Vagrant.plugin('2', :config)
-    attr_accessor :fragment, :disk_size
+    attr_accessor :fragment, :disk_size, :screen_password
   end
 
   # Puts the parts of one definition into another.
   module Splice
     MARK = 'urn:vmprov:1'
     ADDED = %w[devices metadata].freeze
+    MERGED = %w[os features].freeze
 
     # The domain's definition with the fragment's parts. Devices and metadata are added to what is there, except that
-    # serial ports replace the one of vagrant-libvirt; of <os>, each child replaces those of its name; everything
-    # else is replaced as a whole.
-    def self.into(definition, fragment)
+    # serial ports replace the one of vagrant-libvirt; of <os> and <features>, each child replaces those of its name;
+    # everything else is replaced as a whole by what has its name and its type.
+    def self.into(definition, fragment, password)
       domain = REXML::Document.new(definition)
       return definition if spliced?(domain)
 
       REXML::Document.new(fragment).root.elements.each { |part| add(domain.root, part) }
+      domain.root.elements.each('devices/graphics') { |screen| screen.add_attribute('passwd', password) } if password
       domain.to_s
     end
 
@@ -38,14 +41,15 @@ module Vmprov
     end
 
     def self.add(root, part)
-      own = root.elements[part.name]
-      unless own && (ADDED.include?(part.name) || part.name == 'os')
-        own&.remove
+      same = root.elements.to_a(part.name).select { |own| own.attributes['type'] == part.attributes['type'] }
+      own = same.first
+      unless own && (ADDED + MERGED).include?(part.name)
+        same.each(&:remove)
         root.add_element(part.deep_clone)
         return
       end
       names = part.elements.map(&:name)
-      names = names.include?('serial') ? %w[serial console] : [] unless part.name == 'os'
+      names = names.include?('serial') ? %w[serial console] : [] unless MERGED.include?(part.name)
       names.uniq.each { |name| own.elements.delete_all(name) }
       part.elements.each { |child| own.add_element(child.deep_clone) }
     end
@@ -88,7 +92,7 @@ module Vmprov
       machine = env[:machine]
       client = machine.provider.driver.connection.client
       definition = client.lookup_domain_by_uuid(machine.id).xml_desc(Libvirt::Domain::XML_SECURE)
-      definition = Splice.into(definition, File.read(machine.config.vmprov.fragment))
+      definition = Splice.into(definition, File.read(machine.config.vmprov.fragment), password(machine.config.vmprov))
       domain = client.define_domain_xml(definition)
       machine.data_dir.join(StayOutOfIndex::FILE).delete
       env[:ui].info(I18n.t('vagrant_libvirt.starting_domain'))
@@ -97,6 +101,12 @@ module Vmprov
       env['vagrant-libvirt.complete']&.call
     rescue Libvirt::Error => e
       raise VagrantPlugins::ProviderLibvirt::Errors::DomainStartError, error_message: e.libvirt_message || e.message
+    end
+
+    private
+
+    def password(config)
+      File.read(config.screen_password).strip unless config.screen_password.to_s.empty?
     end
   end
 

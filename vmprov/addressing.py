@@ -41,13 +41,14 @@ def bridge_name(installation: str, kind: str, number: int) -> str:
     return name
 
 
-def mac_address(installation: str, number: int) -> str:
-    """A MAC address under QEMU's prefix (52:54:00), different for each VM of each installation.
+def mac_address(installation: str, number: int, nic: int = 0) -> str:
+    """A MAC address under QEMU's prefix (52:54:00), different for each NIC of each VM of each installation.
 
     >>> mac_address("3fa1", 12) == mac_address("3fa1", 12) != mac_address("3fa1", 13)
     True
     """
-    digest = hashlib.sha256(f"{installation}/{number}".encode()).digest()
+    owner = f"{installation}/{number}/{nic}" if nic else f"{installation}/{number}"
+    digest = hashlib.sha256(owner.encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 

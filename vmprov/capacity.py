@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from vmprov.hypervisor import Node, Pool
 from vmprov.spec.quantities import format_size
@@ -14,22 +14,28 @@ MEMORY_RESERVE = 512 * 1024**2
 DISK_FOR_FIRST_BOOT = 256 * 1024**2
 
 
-@dataclass(frozen=True)
-class Room:
-    """How many VMs of one size fit, and what the limit is."""
-
-    vms: int
-    limit: str
+def memory_left(node: Node, *, committed: int) -> int:
+    """Bytes for further VMs, beside the ``committed`` ones that ours may still come to use."""
+    return max(0, min(node.free_memory, node.memory - committed) - MEMORY_RESERVE)
 
 
-def room_for(node: Node, pool: Pool, *, memory: int, committed: int) -> Room:
-    """How many VMs with ``memory`` bytes fit beside the ``committed`` bytes that ours may still come to use."""
-    free = min(node.free_memory, node.memory - committed) - MEMORY_RESERVE
-    by_memory = max(0, free) // (memory + MEMORY_OVERHEAD_PER_VM)
+def shortage(node: Node, pool: Pool, *, wanted: Sequence[int], committed: int) -> str:
+    """Why VMs with so many bytes of memory each do not all fit, and how many of them do; empty where they fit."""
+    left = memory_left(node, committed=committed)
+    fit, taken = 0, 0
+    for memory in wanted:
+        taken += memory + MEMORY_OVERHEAD_PER_VM
+        if taken > left:
+            break
+        fit += 1
     by_disk = pool.available // DISK_FOR_FIRST_BOOT
-    if by_memory <= by_disk:
-        return Room(by_memory, f"{format_size(max(0, free))} of memory left, {format_size(memory)} each")
-    return Room(by_disk, f"{format_size(pool.available)} of disk free in pool {pool.name}")
+    if min(fit, by_disk) >= len(wanted):
+        return ""
+    some = f"{min(fit, by_disk)} would fit" if min(fit, by_disk) else "not one would fit"
+    if by_disk < fit:
+        return f"{some} ({format_size(pool.available)} of disk free in pool {pool.name})"
+    sizes = " to ".join(dict.fromkeys(format_size(size) for size in (min(wanted), max(wanted))))
+    return f"{some} ({format_size(left)} of memory left, {sizes} each)"
 
 
 def sensible_parallelism(node: Node, *, memory: int, kvm: bool) -> int:

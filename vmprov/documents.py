@@ -10,8 +10,8 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_args, get_origin
@@ -50,21 +50,39 @@ class Place(NamedTuple):
     column: int
 
 
+# Of what stands in no file, such as an option.
+NOWHERE = Place(0, 0)
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
-    """A fault and its place; as text one line, ``file:line:column: path.to.field: what; hint``."""
+    """A fault and its place; as text one line, ``file:line:column: path.to.field: what; hint``.
+
+    ``path`` -- where in the document, as far as it is known.
+    """
 
     place: Place
     text: str
     source: str
+    path: Steps = field(default=(), compare=False)
 
     def __str__(self) -> str:
+        if self.place == NOWHERE:
+            return f"{self.source}: {self.text}"
         return f"{self.source}:{self.place.line}:{self.place.column}: {self.text}"
 
 
+class Refused(SpecError):
+    """What is wrong with one document or several; ``found`` holds the problems with their places."""
+
+    def __init__(self, what: str, *, problems: list[str], found: list[Problem]) -> None:
+        super().__init__(what, problems=problems)
+        self.found = found
+
+
 def refuse(problems: Iterable[Problem]) -> None:
-    """Raise :class:`SpecError` with the first 100 problems, sorted by place; nothing happens where there are none."""
-    found = sorted(set(problems))
+    """Raise :class:`Refused` with the first 100 problems, by file and place; nothing happens where there are none."""
+    found = sorted(set(problems), key=lambda problem: (problem.source, problem))
     if not found:
         return
     lines = [str(problem) for problem in found[:MOST_PROBLEMS]]
@@ -72,7 +90,7 @@ def refuse(problems: Iterable[Problem]) -> None:
         lines.append(f"{found[0].source}: there are more problems than are shown here")
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     what = lines[0] + more
-    raise SpecError(what, problems=lines)
+    raise Refused(what, problems=lines, found=found)
 
 
 @dataclass(frozen=True)
@@ -82,12 +100,14 @@ class Document:
     ``value`` -- dicts, lists, text, numbers, booleans and None. ``source`` -- the file's name in messages.
     ``values`` and ``keys`` -- the places of values and of mappings' keys, by the keys and indexes that lead there:
     ``("stages", 0, "limit")``. What stands where an alias is has the place of what the alias stands for.
+    ``sources`` -- the files of the places that are in another one than ``source``.
     """
 
     source: str
     value: Any
     values: dict[Steps, Place]
     keys: dict[Steps, Place]
+    sources: Mapping[Steps, str] = field(default_factory=dict)
 
     def find(self, path: Steps) -> Steps:
         """As much of ``path`` as the document has; index 0 of what is no list is the thing itself."""
@@ -109,9 +129,9 @@ class Document:
         """A fault of the value at ``path``, or of its key; ``path`` may lead deeper than the document does."""
         path = self.find(path)
         place = self.keys.get(path) if key else None
-        where = f"{_dotted(path)}: " if path else ""
+        where = f"{dotted(path)}: " if path else ""
         sentence = f"{what}; {hint}" if hint else what
-        return Problem(place or self.values[path], where + sentence, self.source)
+        return Problem(place or self.values[path], where + sentence, self.sources.get(path, self.source), path)
 
 
 def read(path: Path, *, source: str = "") -> Document:
@@ -275,12 +295,12 @@ class _Reader:
             content = self._node(event, depth + 1).content
             if isinstance(event, yaml.AliasEvent) or not isinstance(content, str):
                 text = event.value[:60] if isinstance(event, yaml.ScalarEvent) else ""
-                shown = f"the key {text!r} is not text" if text else "a key must be text"
-                self._note(place, f"{shown}; put it in quotes" if text else shown)
+                said = f"the key {text!r} is not text" if text else "a key must be text"
+                self._note(place, f"{said}; put it in quotes" if text else said)
                 content = f"{place}"
             elif content in entries:
                 first = entries[content][0]
-                self._note(place, f"the key {_shown(content)} is there already, in line {first.line}; remove one")
+                self._note(place, f"the key {shown(content)} is there already, in line {first.line}; remove one")
             entries[content] = (place, self._node(next(self._events), depth + 1))
         return entries
 
@@ -307,6 +327,8 @@ class _Reader:
             mark = began  # what has no end: where it begins says more than where the file ends
         said = getattr(broken, "problem", None) or str(broken)
         context = getattr(broken, "context", None)
+        if "nesting depth" in said:  # newer parsers look ahead, and have a limit of their own
+            said, context = f"nested more than {DEEPEST} deep", None
         place = _place(self._text, min(mark.index, len(self._text.rstrip()))) if mark else Place(1, 1)
         here = self._text[mark.index : mark.index + 1] if mark else ""
         if here == "\t":
@@ -325,7 +347,36 @@ _HINTS = {
     "did not find expected key": "look at the indentation, and at quotes and brackets before this",
     "'-' indicator": "look at the indentation",
     "did not find expected ',' or": "a bracket is not closed, or a comma is missing",
+    "expected node content": "a bracket is not closed, or there is a comma too many",
 }
+
+
+class _Writer(yaml.SafeDumper):
+    """Block style, lists indented, no aliases; what would be read as something else is quoted."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def text(self, text: str) -> yaml.ScalarNode:
+        style = None
+        if _FORBIDDEN.search(text) or "\t" in text:
+            style = '"'
+        elif "\n" in text:
+            style = "|"
+        elif not isinstance(plain_value(text), str):
+            style = "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _Writer.text)
+
+
+def write(value: Any) -> str:
+    """YAML that :func:`parse` reads as ``value``: mappings (in their order), lists, text, numbers and booleans."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=10**6)
 
 
 def _start(event: Any) -> Place:
@@ -360,22 +411,32 @@ def validate(model: type[M], document: Document) -> M:
     A key without a value (null) is refused wherever it stands. Validators may raise ValueError("what; hint").
     The model's validators see the document as their context.
     """
+    instance, problems = examine(model, document)
+    refuse(problems)
+    assert instance is not None
+    return instance
+
+
+def examine(
+    model: type[M], document: Document, at: Steps = (), *, part: Callable[[Steps], bool] = lambda _: False
+) -> tuple[M | None, list[Problem]]:
+    """As :func:`validate`, of what is at one path, with the problems in place of an exception.
+
+    ``part``: whether keys may be missing at a path, since the rest comes from elsewhere.
+    """
     problems = [
         document.problem(path, "there is no value; give one, or remove this", key=True)
         for path in document.values
-        if _value(document, path) is None
+        if path[: len(at)] == at and _value(document, path) is None
     ]
     try:
-        instance = model.model_validate(document.value, context=document)
+        return model.model_validate(_value(document, at), context=document), problems
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
         told = [error for error in errors if error["input"] is not None and not _follows_only(error)]
-        told.sort(key=lambda error: document.problem(error["loc"], "").place)
-        problems += [_problem(model, document, error) for error in told[: MOST_PROBLEMS + 1]]
-        refuse(problems)
-        raise
-    refuse(problems)
-    return instance
+        told = [error for error in told if error["type"] != "missing" or not part((*at, *error["loc"]))]
+        found = [_problem(model, document, at, error) for error in told]
+        return None, problems + sorted(found, key=lambda problem: problem.place)[: MOST_PROBLEMS + 1]
 
 
 def _follows_only(error: Any) -> bool:
@@ -390,14 +451,14 @@ def _value(document: Document, path: Steps) -> Any:
     return value
 
 
-def _problem(model: type[BaseModel], document: Document, error: Any) -> Problem:
+def _problem(model: type[BaseModel], document: Document, at: Steps, error: Any) -> Problem:
     """One of pydantic's errors in words for people."""
-    path: Steps = error["loc"]
+    path: Steps = (*at, *error["loc"])
     kind, given, limits = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        what, hint = unknown("key", str(path[-1]), _keys_at(model, path[:-1]))
-        place = document.keys.get(document.find(path)) or document.problem(path, "").place
-        return Problem(place, document.problem(path[:-1], what, hint=hint).text, document.source)
+        what, hint = unknown("key", str(path[-1]), _keys_at(model, path[len(at) : -1]))
+        told = document.problem(path[:-1], what, hint=hint)
+        return replace(document.problem(path, "", key=True), text=told.text)
     if kind == "missing":
         return document.problem(path[:-1], f"the key '{path[-1]}' is missing")
     of_key = path[-1:] == ("[key]",)
@@ -405,10 +466,16 @@ def _problem(model: type[BaseModel], document: Document, error: Any) -> Problem:
         path = path[:-1]
     if kind in _TYPES:
         hint = "put it in quotes" if kind == "string_type" and isinstance(given, int | float) else ""
-        return document.problem(path, f"must be {_TYPES[kind]}, not {_shown(given)}", hint=hint, key=of_key)
+        return document.problem(path, f"must be {_TYPES[kind]}, not {shown(given)}", hint=hint, key=of_key)
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(given)[:80].lower(), re.findall(r"'([^']*)'", limits["expected"]), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else ""
+        return document.problem(path, f"must be {limits['expected']}, not {shown(given)}", hint=hint, key=of_key)
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return document.problem(path, f"must be {words} {limits[name]:g}, not {_shown(given)}", key=of_key)
+        return document.problem(path, f"must be {words} {limits[name]:g}, not {shown(given)}", key=of_key)
+    if kind == "too_long":
+        return document.problem(path, f"must not have more than {limits['max_length']} items", key=of_key)
     if kind in ("string_too_short", "too_short") and limits.get("min_length") == 1:
         return document.problem(path, "must not be empty", key=of_key)
     return document.problem(path, str(error["msg"]).removeprefix("Value error, ")[:300], key=of_key)
@@ -423,6 +490,7 @@ _TYPES = {
     "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
+    "ip_v4_address": "an IPv4 address",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping (lines of 'key: value')",
@@ -443,7 +511,7 @@ def unknown(what: str, given: str, known: Iterable[str]) -> tuple[str, str]:
     near = difflib.get_close_matches(given[:80], names, n=1, cutoff=0.6)
     some = f"known: {', '.join(names[:15])}{', ...' if len(names) > 15 else ''}" if names else "there are none"
     hint = f"did you mean '{near[0]}'?" if near else some
-    return f"unknown {what} {_shown(given)}", hint
+    return f"unknown {what} {shown(given)}", hint
 
 
 def _keys_at(kind: Any, path: Steps) -> list[str]:
@@ -453,6 +521,14 @@ def _keys_at(kind: Any, path: Steps) -> list[str]:
     kind = _bare(kind)
     fields = kind.model_fields if _is_model(kind) else {}
     return [field.alias or name for name, field in fields.items()]
+
+
+def kind_at(model: type[BaseModel], path: Steps) -> Any:
+    """The type of what a model takes at a path, without None; ``None`` if it takes nothing there."""
+    kind: Any = model
+    for step in path:
+        kind = _inside(_bare(kind), step)
+    return _bare(kind)
 
 
 def _inside(kind: Any, step: str | int) -> Any:
@@ -476,7 +552,7 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a message shows it, short."""
     if isinstance(value, dict):
         return "a mapping"
@@ -487,7 +563,7 @@ def _shown(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def _dotted(path: Steps) -> str:
+def dotted(path: Steps) -> str:
     """``stages[0].expect``; keys that are no plain words in quotes."""
     text = ""
     for step in path:
@@ -496,5 +572,5 @@ def _dotted(path: Steps) -> str:
         elif re.fullmatch(r"[\w-]{1,60}", step):
             text += f".{step}" if text else step
         else:
-            text += f"[{_shown(step)}]"
+            text += f"[{shown(step)}]"
     return text

@@ -7,6 +7,7 @@
     |   +-- NotFound            it names a VM, lab, image or network that does not exist     exit 2
     |   +-- NameTaken           it names something that exists already                       exit 2
     +-- HostNotReady            Docker, libvirt, the state directory: not usable now         exit 3
+    |   +-- DatabaseBroken      the records are damaged                                      exit 3
     +-- Failed                  an attempt was made and did not succeed                      exit 1
     |   +-- CommandFailed       another program exited with an error
     |   +-- LibvirtFailed       libvirt refused a call
@@ -30,6 +31,8 @@ class VmprovError(Exception):
     """What failed and on what; ``hint`` says what to do about it."""
 
     exit_code: ClassVar[int] = 1
+    # Whether the same attempt may well succeed a little later.
+    passing: bool = False
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)
@@ -64,6 +67,10 @@ class HostNotReady(VmprovError):
     exit_code = 3
 
 
+class DatabaseBroken(HostNotReady):
+    """The database is damaged."""
+
+
 class Failed(VmprovError):
     """An attempt was made and did not succeed."""
 
@@ -77,7 +84,11 @@ class CommandFailed(Failed):
 
 
 class LibvirtFailed(Failed):
-    """libvirt refused a call."""
+    """libvirt refused a call; ``passing``: it was only busy, or the connection to it broke."""
+
+    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.passing = passing
 
 
 class ImageBroken(Failed):

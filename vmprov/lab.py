@@ -12,19 +12,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, NotFullyUndone, VmprovError
+from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
 from vmprov.events import StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
+from vmprov.labfiles import LabFiles
 from vmprov.store import VMRecord
 from vmprov.views import (
     CreateResult,
@@ -38,11 +38,8 @@ from vmprov.views import (
     VMView,
 )
 from vmprov.waiting import Deadline
-from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
-    from vmprov.engine.context import Context
-    from vmprov.engine.create import Outcome
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
@@ -55,7 +52,7 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov(Workspace):
+class Vmprov(LabFiles):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
@@ -70,50 +67,20 @@ class Vmprov(Workspace):
         A VM that fails does not stop its siblings; it is undone unless ``request.keep_on_failure``. Raises
         :class:`vmprov.errors.SpecError` and :class:`vmprov.errors.HostNotReady` before anything is made.
         """
-        from vmprov.engine.create import Creation, parallelism
-        from vmprov.engine.records import record, suited
-        from vmprov.engine.secrets import Secrets
-        from vmprov.flows.load import load_flow
+        from vmprov.engine.create import create
+        from vmprov.engine.outcome import exit_code
 
-        flow = load_flow(request.flow) if request.flow else None
-        request = suited(request, flow)
-
-        ctx = self.context(host, request.driver)
-        ctx.host.up(self.events)
-        ctx.driver.check(events=self.events, cancel=self.cancel)
-        parallel = parallelism(ctx, request)
-        secrets = Secrets(flow, ask=self.ask) if flow else None
-        if secrets is not None:
-            for name in request.vm_names({vm.name for vm in self.store.vms()}):
-                secrets.of(name)
-        batch = record(ctx, request)
-        outcomes = Creation(ctx, batch, request, parallel=parallel, flow=flow, secrets=secrets).run()
-        return CreateResult(
-            lab=batch.lab,
-            vms=[self._outcome_view(outcome) for outcome in outcomes],
-            exit_code=_exit_code(outcomes),
-        )
+        lab, outcomes = create(self.context(host, request.driver), request, ask=self.ask)
+        views = [self.outcome_view(outcome) for outcome in outcomes]
+        return CreateResult(lab=lab, vms=views, exit_code=exit_code(outcomes))
 
     def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
         """What :meth:`create` would make; nothing is changed, and no host is started for it."""
-        from vmprov.engine.records import Batch, record, suited
-        from vmprov.flows.load import load_flow
+        from vmprov.engine.create import planned
 
-        request = suited(request, load_flow(request.flow) if request.flow else None)
-        ctx = self.context(host, request.driver)
-        planned: list[Batch] = []
-
-        class Undo(Exception):
-            """Takes the records back."""
-
-        try:
-            with self.store.transaction():
-                planned.append(record(ctx, request, ask_host=ctx.host.is_up()))
-                raise Undo
-        except Undo:
-            batch = planned[0]
-        views = [replace(self._view(vm, ""), state="planned") for vm in batch.vms]
-        return CreateResult(lab=batch.lab, vms=views, exit_code=0)
+        vms = planned(self.context(host, request.driver), request)
+        views = [replace(self.view_of(vm, ""), state="planned") for vm in vms]
+        return CreateResult(lab=vms[0].lab, vms=views, exit_code=0)
 
     # watching
 
@@ -141,7 +108,7 @@ class Vmprov(Workspace):
             with suppress(Interrupted):
                 self.cancel.sleep(_WATCH_INTERVAL)
         known = {vm.name: vm for vm in self.vms()}
-        views = [known.get(vm.name) or self._view(vm, "removed") for vm in vms]
+        views = [known.get(vm.name) or self.view_of(vm, "removed") for vm in vms]
         return [replace(view, why=told.get(view.name, view.why)) for view in views]
 
     def watch_port(self, url: str, *, flow: str, baud: int = 115200, limit: float | None = None) -> PortVerdict:
@@ -193,7 +160,7 @@ class Vmprov(Workspace):
                 states[host] = {domain.uuid: domain.state for domain in self.host(host).hypervisor().domains()}
             except VmprovError:
                 states[host] = None
-        return [self._view(vm, _state_now(vm, states[vm.host])) for vm in records]
+        return [self.view_of(vm, _state_now(vm, states[vm.host])) for vm in records]
 
     def show(self, name: str) -> VMView:
         """One VM as it is now; raises :class:`NotFound`."""
@@ -269,38 +236,6 @@ class Vmprov(Workspace):
             versions["docker"] = within(_ASIDE_LIMIT, self.engine.version) or "does not answer"
         return write_report(subject, path, secrets, more=more or {}, versions=versions, force=force)
 
-    def select(self, targets: Sequence[str]) -> list[VMRecord]:
-        """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""
-        labs = {lab.name for lab in self.store.labs()}
-        chosen: dict[str, VMRecord] = {}
-        for target in targets:
-            if target in labs:
-                chosen.update({vm.name: vm for vm in self.store.vms(target)})
-            try:
-                chosen[target] = self.store.vm(target)
-            except NotFound:
-                if target not in labs:
-                    raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
-        return list(chosen.values())
-
-    def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
-        """Like :meth:`select`, with the names that stand for nothing apart."""
-        known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
-        return self.select([name for name in targets if name in known]), [name for name in targets if name not in known]
-
-    def _view(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
-        columns = asdict(vm)
-        for internal in ("id", "uuid", "login", "consoles", "created"):
-            del columns[internal]
-        log = console_log or self.home.console_log(vm.name, 0)
-        judgement = json.loads(vm.judgement) if vm.judgement else None
-        return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
-
-    def _outcome_view(self, outcome: Outcome) -> VMView:
-        state = "running" if outcome.state == "ready" else outcome.state
-        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
-        return replace(self._view(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)
-
     # removing
 
     def delete(self, targets: Sequence[str] = (), *, everything: bool = False) -> DeleteResult:
@@ -309,31 +244,17 @@ class Vmprov(Workspace):
         Works from records alone; a name that stands for nothing (any more) is passed over. Never raises for what
         happens to one VM: see ``failed`` of the result.
         """
-        from vmprov.engine.remove import remove_lab_if_empty, remove_vm
+        from vmprov.engine.delete import delete
 
         vms = self.store.vms() if everything else self.select_known(targets)[0]
-        labs = {lab.name: lab for lab in self.store.labs()}
-        emptied = {vm.lab for vm in vms} | (set(labs) if everything else set(labs) & set(targets))
-        failed: list[Failure] = []
-        contexts: dict[str, Context] = {}
-        for name in emptied:
-            try:
-                contexts[name] = self.context(labs[name].host, labs[name].driver)
-                contexts[name].host.up(self.events)
-            except VmprovError as problem:
-                failed += [Failure(vm.name, str(problem)) for vm in vms if vm.lab == name]
-                contexts.pop(name, None)
-        reachable = [vm for vm in vms if vm.lab in contexts]
-        failed += self._each(reachable, lambda vm: remove_vm(contexts[vm.lab], vm))
-        for name, ctx in contexts.items():
-            try:
-                remove_lab_if_empty(ctx, name)
-            except VmprovError as problem:
-                failed.append(Failure(name, str(problem)))
+        whole = {lab.name for lab in self.store.labs() if everything or lab.name in targets}
+        labs = [lab for lab in self.store.labs() if lab.name in whole | {vm.lab for vm in vms}]
+        named = None if everything else {vm.name for vm in vms}
+        deleted, failed = delete(labs, named, lambda lab: self.context(lab.host, lab.driver))
         if everything and not failed:
             shutil.rmtree(self.home.failed, ignore_errors=True)
-        lost = {failure.name for failure in failed}
-        return DeleteResult(deleted=[vm.name for vm in vms if vm.name not in lost], failed=failed)
+        order = {vm.name: place for place, vm in enumerate(vms)}
+        return DeleteResult(deleted=sorted(deleted, key=lambda name: order.get(name, len(order))), failed=failed)
 
     def _each(
         self, vms: Sequence[VMRecord], action: Callable[[VMRecord], None], *, workers: int = _WORKERS
@@ -513,11 +434,3 @@ def _state_now(vm: VMRecord, domains: dict[str, DomainState] | None) -> str:
     if domains is None:
         return "unknown"
     return domains.get(vm.uuid, DomainState.MISSING).value
-
-
-def _exit_code(outcomes: Sequence[Outcome]) -> int:
-    if any(outcome.state == "broken" for outcome in outcomes):
-        return NotFullyUndone.exit_code
-    if any(outcome.verdict == "cancelled" for outcome in outcomes):
-        return Interrupted.exit_code
-    return 0 if all(outcome.verdict == "success" for outcome in outcomes) else 1

@@ -18,24 +18,19 @@ def exclusive(path: Path, deadline: Deadline, what: str, *, cancel: Cancel | Non
 
     Raises :class:`WaitTimeout` naming ``what`` if another process holds it for longer.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("a") as handle:
-
-        def take() -> bool:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-        try:
-            wait_until(take, deadline, f"lock on {what}", cancel=cancel, interval=0.05)
-        except WaitTimeout as problem:
-            raise WaitTimeout(
-                f"another vmprov process works on {what} for more than {deadline.seconds:.0f} s",
-                hint="wait for it to end, or find it with: pgrep -af vmprov",
-            ) from problem
+    turn = Turn(path)
+    try:
+        wait_until(turn.take, deadline, f"lock on {what}", cancel=cancel, interval=0.05)
         yield
+    except WaitTimeout as problem:
+        if turn.mine:
+            raise
+        raise WaitTimeout(
+            f"another vmprov process works on {what} for more than {deadline.seconds:.0f} s",
+            hint="wait for it to end, or find it with: pgrep -af vmprov",
+        ) from problem
+    finally:
+        turn.close()
 
 
 class Turn:
@@ -50,17 +45,42 @@ class Turn:
 
     def take(self) -> bool:
         """Whether it is ours now; never waits."""
-        if self.mine:
-            return True
-        if self._fd < 0:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        self.mine = True
+        while not self.mine:
+            if self._fd < 0:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            # Its last holder may have removed the file: then others lock another one of that name.
+            self.mine = self._is_there()
+            if not self.mine:
+                self.close()
         return True
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def tell(self, text: str) -> None:
+        """Leave word for those who wait for it; it must be ours."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text.encode(), 0)
+
+    def told(self) -> str:
+        """What its holder, or its last one, left word of."""
+        try:
+            return self._path.read_text()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def remove(self) -> None:
+        """Remove the file, which must be ours, and leave it."""
+        self._path.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Leave it to others."""

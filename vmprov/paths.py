@@ -57,6 +57,10 @@ class Home:
         """Vagrant's own directory (boxes, machine index), mounted at ``/.vagrant.d`` in the runner."""
         return self.host(host) / "vagrant.d"
 
+    def adopted(self, host: str, network: str) -> Path:
+        """The definition of somebody else's network as it was before boot options were added."""
+        return self.host(host) / "adopted" / f"{network}.xml"
+
     def lab(self, name: str) -> Path:
         """Vagrantfile, Vagrant's machine state, key pair and known hosts of one lab."""
         return self.root / "labs" / name
@@ -82,9 +86,17 @@ class Home:
         """Every byte that the VM's UART ``port`` sent since it was made."""
         return self.vm(vm) / f"console-{port}.log"
 
+    def screen_password(self, vm: str) -> Path:
+        """The password of the VM's VNC screen."""
+        return self.vm(vm) / "vnc-password"
+
     def vagrant_log(self, vm: str) -> Path:
         """What vagrant printed about the VM."""
         return self.vm(vm) / "vagrant.log"
+
+    def definition(self, vm: str) -> Path:
+        """The domain's definition, as it was when it was known to be right."""
+        return self.vm(vm) / "definition.xml"
 
     @property
     def keeper_log(self) -> Path:

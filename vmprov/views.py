@@ -16,6 +16,9 @@ class VMView:
     ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
     its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
+    ``nics``: of each NIC the ``network``, ``bridge``, ``mac`` and ``address``; those of the first also stand alone.
+    ``labels``: key and value. ``protected``: it is not removed before that is taken back. ``expires``: when it may be
+    removed, in seconds since the epoch; 0: never. ``adopted``: its domain is somebody else's.
     """
 
     name: str
@@ -39,6 +42,11 @@ class VMView:
     disk: int
     flow: str = ""
     judgement: Mapping[str, Any] | None = None
+    nics: Sequence[Mapping[str, str]] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    protected: bool = False
+    expires: float = 0.0
+    adopted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -96,6 +104,55 @@ class CreateResult:
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         return {"lab": self.lab, "ok": self.ok, "vms": [vm.to_json() for vm in self.vms]}
+
+
+@dataclass(frozen=True)
+class ApplyResult:
+    """How an ``apply`` went: the ``plan`` that was done, as JSON, and the VMs that it was about."""
+
+    lab: str
+    plan: Mapping[str, Any]
+    vms: Sequence[VMView]
+    exit_code: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was done."""
+        return self.exit_code == 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many VMs were created, changed, and so on, and how many failed."""
+        failed = {vm.name for vm in self.vms if vm.verdict not in ("success", "")}
+        counts: dict[str, int] = {}
+        for change in self.plan["changes"]:
+            done = "failed" if change["name"] in failed else _DONE[change["action"]]
+            counts[done] = counts.get(done, 0) + 1
+        return counts | {"unchanged": len(self.plan["unchanged"])}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {"lab": self.lab, "ok": self.ok, **self.plan, "vms": [vm.to_json() for vm in self.vms]}
+
+
+_DONE = {
+    "create": "created", "adopt": "adopted", "change": "changed", "mend": "mended", "replace": "replaced",
+    "delete": "deleted",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a VM differs from what is recorded of it, in words; ``state`` is its domain's."""
+
+    vm: str
+    lab: str
+    state: str
+    drift: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vmprov.containers.engine import Engine
+from vmprov.errors import NotFound
 from vmprov.events import Events, Listener
 from vmprov.hosts import Host, open_host
 from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
 from vmprov.settings import Settings
-from vmprov.store import Store
+from vmprov.store import Store, VMRecord
+from vmprov.views import VMView
 from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
     from vmprov.engine.context import Context
+    from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
 
 
@@ -107,3 +113,39 @@ class Workspace:
             events=self.events,
             cancel=self.cancel,
         )
+
+    # VMs
+
+    def select(self, targets: Sequence[str]) -> list[VMRecord]:
+        """The VMs that names of VMs and labs stand for, without repetition; raises :class:`NotFound`."""
+        labs = {lab.name for lab in self.store.labs()}
+        chosen: dict[str, VMRecord] = {}
+        for target in targets:
+            if target in labs:
+                chosen.update({vm.name: vm for vm in self.store.vms(target)})
+            try:
+                chosen[target] = self.store.vm(target)
+            except NotFound:
+                if target not in labs:
+                    raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
+        return list(chosen.values())
+
+    def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
+        """Like :meth:`select`, with the names that stand for nothing apart."""
+        known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
+        return self.select([name for name in targets if name in known]), [name for name in targets if name not in known]
+
+    def view_of(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
+        """What is told of a VM."""
+        columns = asdict(vm)
+        for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
+            del columns[internal]
+        log = console_log or self.home.console_log(vm.name, 0)
+        judgement = json.loads(vm.judgement) if vm.judgement else None
+        return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
+
+    def outcome_view(self, outcome: Outcome) -> VMView:
+        """What is told of a VM that was worked on."""
+        state = "running" if outcome.state == "ready" else outcome.state
+        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
+        return replace(self.view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)

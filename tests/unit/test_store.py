@@ -10,7 +10,8 @@ import pytest
 from vmprov.addressing import free_subnets
 from vmprov.errors import HostNotReady, NameTaken, NotFound
 from vmprov.paths import Home
-from vmprov.store import MIGRATIONS, Store
+from vmprov.store import Store
+from vmprov.store.schema import MIGRATIONS
 
 RANGE = IPv4Network("10.87.0.0/16")
 
@@ -146,7 +147,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vmprov.db"
     path.write_bytes(b"not a database" * 100)
 
-    with pytest.raises(HostNotReady, match=r"vmprov\.db cannot be used"):
+    with pytest.raises(HostNotReady, match=r"vmprov\.db is damaged: .*gc --rebuild"):
         Store(path)
 
 

@@ -23,6 +23,11 @@ from vmprov.waiting import Cancel
 COMMANDS = {
     "create": ("create", "Make virtual machines and wait until each is ready."),
     "delete": ("delete", "Remove machines or labs, with everything that was made for them."),
+    "validate": ("spec", "Check lab files."),
+    "schema": ("spec", "Print the JSON schema of lab files, for editors."),
+    "plan": ("lab", "Say what would make a lab as its file wants it."),
+    "apply": ("lab", "Make a lab as its file wants it."),
+    "status": ("lab", "Say how machines differ from what is recorded of them."),
     "list": ("look", "List machines."),
     "show": ("look", "Show a machine or a lab, or where its time went."),
     "logs": ("logs", "Show serial console logs."),

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import host_option, json_option, opened, print_json, print_table
+from vmprov.cli.machine import given, machine_options, machine_wishes
+from vmprov.cli.options import host_option, json_option, opened, print_json, report_outcomes
 from vmprov.cli.progress import choose_progress
 from vmprov.paths import Home
 from vmprov.settings import Settings
@@ -19,24 +20,20 @@ from vmprov.views import CreateResult
 @click.option("--count", type=int, help="How many machines (default 1).")
 @click.option("--name", default="", metavar="PREFIX", help="Names begin with this; without --count, the one name.")
 @click.option("--lab", default="", help="The lab to put them into (default: a new one).")
-@click.option("--image", default="debian-12", show_default=True, help="The image; '' for a blank disk.")
 @click.option("--driver", default="", help="How domains are made: vagrant (the default), or fake on a host fake:.")
-@click.option("--flow", default="", metavar="NAME|FILE", help="What consoles have to pass (see: vmprov flow list).")
 @host_option
-@click.option("--network", default="per-vm", show_default=True, metavar="per-vm|shared|isolated|NAME",
-              help="A network per machine, one per lab, one without a way out, or an existing one.")  # fmt: skip
-@click.option("--cpus", type=int, default=1, show_default=True, help="Virtual CPUs of each.")
-@click.option("--memory", default="1GiB", show_default=True, metavar="SIZE", help="Memory of each.")
-@click.option("--disk", metavar="SIZE", help="Disk of each (default: the image's size).")
+@machine_options
 @click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
-@click.option("--consoles", type=int, default=1, show_default=True, help="Serial ports of each: 1 or 2.")
-@click.option("--timeout", metavar="DURATION", help="Longest time to ready (default: the flow's own limit, or 10m).")
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--keep-on-failure", is_flag=True, help="Keep machines that fail, for a look at them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--output", type=click.Choice(["table", "yaml"]), default="table", show_default=True,
+              help="With --dry-run, yaml prints the lab file that means the same.")  # fmt: skip
 @json_option
-@click.pass_obj
-def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool, **wanted: Any) -> int:
+@click.pass_context
+def create_command(
+    context: click.Context, /, host: str, dry_run: bool, output: str, as_json: bool, **wanted: Any
+) -> int:
     """Make virtual machines and wait until each is ready: until SSH answers with the lab's key, or the flow is passed.
 
     A machine that fails is removed again and does not stop the others. Machines outlive the command.
@@ -44,8 +41,11 @@ def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool,
     """
     from vmprov.spec.request import CreateRequest
 
+    if output == "yaml" and (as_json or not dry_run):
+        raise click.UsageError("--output yaml needs --dry-run, and goes without --json")
+    session: Session = context.obj
     wanted["serial_numbers"] = tuple(number.strip() for number in wanted["serial_numbers"].split(",") if number.strip())
-    request = CreateRequest.parse(**wanted)
+    request = CreateRequest.parse(**machine_wishes(given(context, wanted)))
     home = Home(Settings.from_environ().home)
     session.cancel_on_signals()
     if dry_run:
@@ -61,33 +61,19 @@ def create_command(session: Session, /, host: str, dry_run: bool, as_json: bool,
             result = vmprov.create(request, host=host)
     if as_json:
         print_json(result.to_json())
+    elif output == "yaml":
+        from vmprov.spec.lab import lab_of
+        from vmprov.spec.write import to_yaml
+
+        lab = lab_of(request, lab=result.lab, names=[vm.name for vm in result.vms], host=host)
+        click.echo(to_yaml(lab), nl=False)
     else:
         _print_result(result)
     return result.exit_code
 
 
 def _print_result(result: CreateResult) -> None:
-    columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
-    rows = [
-        (
-            vm.name,
-            vm.state,
-            vm.verdict,
-            vm.address or "-",
-            vm.network,
-            vm.bridge or "-",
-            vm.serial_number,
-            f"{vm.seconds:.1f}",
-        )
-        for vm in result.vms
-    ]
-    print_table(columns, rows)
-    for vm in result.vms:
-        if vm.verdict not in ("success", ""):
-            click.echo(
-                f"vmprov: {vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]",
-                err=True,
-            )
+    report_outcomes(result.vms)
     left = [vm.name for vm in result.vms if vm.state not in ("removed", "planned")]
     if result.exit_code == 130:
         click.echo(f"vmprov: interrupted; left: {', '.join(left) or 'nothing'}", err=True)

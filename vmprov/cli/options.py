@@ -13,7 +13,7 @@ import click
 from vmprov.cli import Session
 from vmprov.lab import Vmprov
 from vmprov.spec.quantities import format_size
-from vmprov.views import Failure
+from vmprov.views import Failure, VMView
 
 if TYPE_CHECKING:
     from vmprov.events import Listener
@@ -55,6 +55,30 @@ def print_object(document: Mapping[str, Any], *, as_json: bool, sizes: Sequence[
     for field, value in document.items():
         shown = format_size(value) if field in sizes else value
         click.echo(f"{field.replace('_', ' '):<14} {shown if shown != '' else '-'}")
+
+
+def report_outcomes(vms: Sequence[VMView]) -> None:
+    """Print how it went for each VM, and on stderr why some failed."""
+    columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
+    rows = [
+        (
+            vm.name,
+            vm.state,
+            vm.verdict,
+            vm.address or "-",
+            vm.network,
+            vm.bridge or "-",
+            vm.serial_number,
+            f"{vm.seconds:.1f}",
+        )
+        for vm in vms
+    ]
+    if rows:
+        print_table(columns, rows)
+    for vm in vms:
+        if vm.verdict not in ("success", ""):
+            told = f"{vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]"
+            click.echo(f"vmprov: {told}", err=True)
 
 
 def report(failures: Sequence[Failure]) -> int:

@@ -18,6 +18,7 @@ from vmprov.hosts import Host
 from vmprov.hypervisor import Mark
 from vmprov.paths import Home
 from vmprov.settings import Settings
+from vmprov.store import Nic
 from vmprov.waiting import Cancel, Deadline
 
 
@@ -46,11 +47,31 @@ class Uart:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """UEFI firmware: the host paths of its code and of the machine's own variable store."""
+
+    loader: str
+    nvram: str
+    secure: bool = False
+
+
+@dataclass(frozen=True)
+class DataDisk:
+    """A data disk: the host path of its volume, and the serial number by which the guest finds it."""
+
+    path: str
+    serial: str
+
+
+@dataclass(frozen=True)
 class Order:
     """One domain to be made; everything outside the domain itself exists already.
 
     ``memory`` and ``disk_size`` in bytes; ``disk_size`` is at least the image's virtual size.
     ``image`` is ``None`` for a machine with a blank disk. ``seed`` is the host path of the seed volume ("" for none).
+    ``nics``: those without a network are on a bridge of the host. ``boot``: ``disk`` and ``network`` in order.
+    ``firmware`` is ``None`` for a BIOS. ``pxe``: whether UEFI firmware tries PXE, too.
+    ``screen_password``: the file with the password of a VNC screen; ``None`` for no screen.
     """
 
     vm: str
@@ -65,10 +86,17 @@ class Order:
     pool: str
     image: BaseImage | None
     seed: str
-    network: str
-    mac: str
+    nics: tuple[Nic, ...]
     serial_number: str
     consoles: tuple[Uart, ...]
+    boot: tuple[str, ...]
+    disks: tuple[DataDisk, ...] = ()
+    firmware: Firmware | None = None
+    pxe: bool = False
+    tpm: bool = False
+    manufacturer: str = ""
+    product: str = ""
+    screen_password: Path | None = None
 
 
 class Driver(Protocol):

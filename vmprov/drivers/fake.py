@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from vmprov.drivers import Order
+from vmprov.drivers.definition import chipset, fragment_xml
 from vmprov.errors import Failed, VmprovError, WaitTimeout
 from vmprov.events import Events
 from vmprov.hosts import Host
-from vmprov.hypervisor.definitions import mark_element
 from vmprov.waiting import Cancel, Deadline
 
 
@@ -75,32 +75,29 @@ def domain_xml(order: Order, disk: str) -> str:
     domain = ET.Element("domain", type="qemu")
     ET.SubElement(domain, "name").text = order.domain
     ET.SubElement(domain, "uuid").text = order.uuid
-    ET.SubElement(domain, "metadata").append(mark_element(order.mark))
     ET.SubElement(domain, "memory", unit="b").text = str(order.memory)
     ET.SubElement(domain, "vcpu").text = str(order.cpus)
-    system = ET.SubElement(domain, "os")
-    ET.SubElement(system, "type").text = "hvm"
-    ET.SubElement(system, "smbios", mode="sysinfo")
-    information = ET.SubElement(ET.SubElement(domain, "sysinfo", type="smbios"), "system")
-    ET.SubElement(information, "entry", name="serial").text = order.serial_number
-    devices = ET.SubElement(domain, "devices")
-    _add_disk(devices, disk, format="qcow2", target="vda")
-    if order.seed:
-        _add_disk(devices, order.seed, format="raw", target="vdb")
-    interface = ET.SubElement(devices, "interface", type="network")
-    ET.SubElement(interface, "mac", address=order.mac)
-    ET.SubElement(interface, "source", network=order.network)
-    ET.SubElement(interface, "model", type="virtio")
-    for port, uart in enumerate(order.consoles):
-        serial = ET.SubElement(devices, "serial", type=uart.kind)
-        ET.SubElement(serial, "source", path=str(uart.path))
-        ET.SubElement(serial, "log", file=str(uart.log), append="on")
-        ET.SubElement(serial, "target", port=str(port))
+    domain.extend(ET.fromstring(fragment_xml(order)))
+    system = ET.Element("type", machine=chipset(order))
+    system.text = "hvm"
+    _part(domain, "os").insert(0, system)
+    devices = _part(domain, "devices")
+    devices.insert(0, _disk(disk, format="qcow2", target="vda"))
+    if order.screen_password is not None:
+        _part(devices, "graphics").set("passwd", order.screen_password.read_text().strip())
     return ET.tostring(domain, encoding="unicode")
 
 
-def _add_disk(devices: ET.Element, path: str, *, format: str, target: str) -> None:
-    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+def _part(parent: ET.Element, name: str) -> ET.Element:
+    found = parent.find(name)
+    if found is None:
+        raise Failed(f"the fragment of a domain has no <{name}>")
+    return found
+
+
+def _disk(path: str, *, format: str, target: str) -> ET.Element:
+    disk = ET.Element("disk", type="file", device="disk")
     ET.SubElement(disk, "driver", name="qemu", type=format)
     ET.SubElement(disk, "source", file=path)
     ET.SubElement(disk, "target", dev=target, bus="virtio")
+    return disk

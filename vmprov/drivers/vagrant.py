@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from vmprov.containers.engine import Engine
 from vmprov.drivers import Order
 from vmprov.drivers.box import ensure_box
+from vmprov.drivers.definition import FRAGMENT, chipset, fragment_xml
 from vmprov.drivers.runner_container import RunnerContainer
 from vmprov.drivers.vagrant_output import Transcript
 from vmprov.errors import CommandFailed, Failed, VmprovError
@@ -34,7 +35,6 @@ from vmprov.waiting import Cancel, Deadline
 
 _VAGRANTFILE = "vagrantfiles/Vagrantfile.j2"
 _PLUGIN = "vagrantfiles/vmprov.rb"
-_FRAGMENT = "vagrantfiles/domain-fragment.xml.j2"
 _LOCK_LIMIT = 60.0
 # A start goes on inside libvirt when the vagrant that asked for it is gone.
 _START_GRACE = 10.0
@@ -55,7 +55,7 @@ class VagrantDriver:
 
     def check(self, *, events: Events, cancel: Cancel) -> None:
         """The templates have to be there, and the runner container has to run."""
-        for name in (_VAGRANTFILE, _PLUGIN, _FRAGMENT):
+        for name in (_VAGRANTFILE, _PLUGIN, FRAGMENT):
             template_file(name)
         self._runner.ensure(events, cancel=cancel)
 
@@ -199,24 +199,6 @@ class VagrantDriver:
         return None
 
 
-def fragment_xml(order: Order) -> str:
-    """What vagrant-libvirt has no words for, to be spliced into the domain's definition."""
-    blank = order.image is None
-    return render(
-        _FRAGMENT,
-        installation=order.mark.installation,
-        lab=order.mark.lab,
-        vm=order.mark.vm,
-        serial_number=order.serial_number,
-        boot=["hd", "network"] if blank else ["hd"],
-        netboot=blank,
-        mac=order.mac,
-        network=order.network,
-        seed=order.seed,
-        consoles=order.consoles,
-    )
-
-
 def machine_values(order: Order, *, acceleration: str, fragment: Path) -> dict[str, Any]:
     """One entry of the Vagrantfile's ``machines``."""
     return {
@@ -232,7 +214,9 @@ def machine_values(order: Order, *, acceleration: str, fragment: Path) -> dict[s
         "disk_size": order.disk_size,
         "box": order.image.box if order.image is not None else "",
         "box_version": order.image.version if order.image is not None else "",
+        "machine_type": chipset(order),
         "fragment": str(fragment),
+        "screen_password": str(order.screen_password or ""),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vmprov.engine.at_work import is_at_work
 from vmprov.engine.context import Context
 from vmprov.engine.history import remember
 from vmprov.engine.ready import judge
@@ -12,16 +13,10 @@ from vmprov.engine.watch import begun
 from vmprov.errors import Failed, NotFound
 from vmprov.hypervisor import DomainState
 from vmprov.images import Image
-from vmprov.locks import Turn
 from vmprov.store import VMRecord
 
 # Seconds between two looks at a VM that is not powered on yet.
 _INTERVAL = 0.2
-
-
-def creating(ctx: Context, lab: str) -> Turn:
-    """Held by every ``create`` that is at work on a lab, so that others can tell whether one is."""
-    return Turn(ctx.home.lock(f"creating-{lab}"), shared=True)
 
 
 def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[str], str] | None) -> VMRecord:
@@ -42,26 +37,17 @@ def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[st
         before = begun(ctx.home.vm(vm.name))
         if before is not None and ctx.hypervisor.domain(vm.domain).state is not DomainState.MISSING:
             break
-        if not _at_work(ctx, vm.lab):
+        if not is_at_work(ctx, vm.lab):
             raise Failed("it was never powered on", hint=f"run: vmprov delete {vm.name}")
         ctx.cancel.sleep(_INTERVAL)
     flow, beginning = before
     judged = judge(ctx, vm, image, flow, beginning, Secrets(flow, ask=ask).of(vm.name))
-    if not _at_work(ctx, vm.lab):
+    if not is_at_work(ctx, vm.lab):
         state = "ready" if judged.verdict.kind == "success" else "failed"
         remember(ctx, vm, judged, state=state, seconds=round(judged.verdict.at, 1))
         ctx.stage(vm.name, "ready" if state == "ready" else judged.verdict.kind, judged.verdict.why)
         return ctx.store.vm(vm.name)
     return _as_told(ctx, vm)
-
-
-def _at_work(ctx: Context, lab: str) -> bool:
-    """Whether a ``create`` is at work on the lab."""
-    turn = Turn(ctx.home.lock(f"creating-{lab}"))
-    try:
-        return not turn.take()
-    finally:
-        turn.close()
 
 
 def _as_told(ctx: Context, vm: VMRecord) -> VMRecord:
@@ -71,6 +57,6 @@ def _as_told(ctx: Context, vm: VMRecord) -> VMRecord:
             vm = ctx.store.vm(vm.name)
         except NotFound as problem:
             raise Failed("it failed and was removed", hint=f"its logs are below {ctx.home.failed}") from problem
-        if vm.verdict or not _at_work(ctx, vm.lab):
+        if vm.verdict or not is_at_work(ctx, vm.lab):
             return vm
         ctx.cancel.sleep(_INTERVAL)

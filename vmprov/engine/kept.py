@@ -11,7 +11,7 @@ from typing import Any
 
 from vmprov.errors import NotFound
 from vmprov.paths import Home
-from vmprov.store import LabRecord, Store, VMRecord
+from vmprov.store import LabRecord, Nic, Store, VMRecord
 
 RECORD = "record.json"
 _NAME = re.compile(r"(?P<vm>.+)-(?P<id>[0-9]{1,12})")
@@ -101,8 +101,10 @@ def _read(directory: Path) -> Kept | None:
     judgement = document.get("judgement")
     document["judgement"] = json.dumps(judgement) if judgement else ""
     blank: dict[str, Any] = {"str": "", "int": 0, "float": 0.0}
-    values = {field.name: document.get(field.name, blank[str(field.type)]) for field in fields(VMRecord)} | {
+    plain = [field for field in fields(VMRecord) if str(field.type) in blank]
+    values = {field.name: document.get(field.name, blank[str(field.type)]) for field in plain} | {
         "name": named["vm"],
         "id": int(named["id"]),
+        "nics": tuple(Nic(**nic) for nic in document.get("nics", [])),
     }
     return Kept(VMRecord(**values), directory, gone=True, lab_created=float(document.get("lab_created", 0.0)))

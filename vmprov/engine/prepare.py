@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmprov import addressing
-from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
 from vmprov.console import ports
 from vmprov.console.relay import daemon_log
-from vmprov.drivers import Order, Uart
-from vmprov.engine import base_volume
+from vmprov.drivers import DataDisk, Firmware, Order, Uart
+from vmprov.engine import base_volume, nics
 from vmprov.engine.context import Context
-from vmprov.engine.records import Batch
 from vmprov.errors import Failed, NameTaken, SpecError
-from vmprov.hypervisor import Mark, foreign
-from vmprov.images import Image
+from vmprov.firmware import choose_loader, read_certificates, variable_store
+from vmprov.hypervisor import Mark
 from vmprov.locks import exclusive
-from vmprov.networks import NetworkPlan, Reservation
 from vmprov.seeds import write_seed
+from vmprov.spec.machine import Disk, Machine
 from vmprov.ssh import make_key
 from vmprov.store import VMRecord
 from vmprov.waiting import Deadline
 
-# How many subnets that look free may turn out to be taken before we give up.
-_SUBNET_TRIES = 8
 _LOCK_LIMIT = 300.0
 
 
@@ -44,39 +40,39 @@ def _needing_files() -> Iterator[None]:
 
 
 @_needing_files()
-def prepare_lab(ctx: Context, batch: Batch, mode: str) -> None:
-    """What the VMs of a lab share: the key pair, the base volume, and a shared network if asked for."""
-    directory = ctx.home.lab(batch.lab)
-    with exclusive(ctx.home.lock(f"lab-{batch.lab}"), Deadline(_LOCK_LIMIT), f"lab {batch.lab}", cancel=ctx.cancel):
+def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
+    """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
+    directory = ctx.home.lab(lab)
+    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        make_key(ctx.home.key(batch.lab), ctx.runner, comment=f"vmprov lab {batch.lab}")
-        if mode in ("shared", "isolated"):
-            _shared_network(ctx, batch, mode)
-    if batch.image is not None:
-        base_volume.ensure(ctx, batch.image, lab=batch.lab, vms=[vm.name for vm in batch.vms])
+        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
+        nics.make_shared_networks(ctx, vms)
+    for name in sorted({vm.image for vm in vms if vm.image}):
+        base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
 
 
 @_needing_files()
-def prepare_vm(ctx: Context, vm: VMRecord, image: Image | None, mode: str) -> Order:
-    """Make the VM's own network and seed; returns the order for the driver."""
+def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
+    """Make the VM's own networks, disks, firmware and seed, if they are not there; returns the order for the driver."""
+    image = ctx.images.get(vm.image) if vm.image else None
+    machine = vm.machine
     directory = ctx.home.vm(vm.name)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     ctx.stage(vm.name, "network")
-    if mode == "per-vm":
-        _own_network(ctx, vm)
-    else:
-        _join_network(ctx, vm)
+    nics.connect(ctx, vm)
+    vm = ctx.store.vm(vm.name)
     ctx.stage(vm.name, "disk")
-    pool = ctx.host.pool
-    disk_volume = f"{vm.domain}.img"
-    _claim_volume(ctx, vm, disk_volume)
-    seed = _make_seed(ctx, vm) if image is not None else ""
-    consoles = make_consoles(ctx, vm)
-    base = base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None
+    system_disk = disk_volume(vm, "")
+    claim_volume(ctx, vm, system_disk)
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
-        disk_volume=disk_volume, disk_size=vm.disk, pool=pool, image=base, seed=seed, network=vm.network,
-        mac=vm.mac, serial_number=vm.serial_number, consoles=consoles,
+        disk_volume=system_disk, disk_size=vm.disk, pool=ctx.host.pool,
+        image=base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None,
+        seed=_make_seed(ctx, vm) if image is not None else "",
+        nics=vm.nics, serial_number=vm.serial_number, consoles=make_consoles(ctx, vm), boot=machine.boot_order,
+        disks=tuple(make_disk(ctx, vm, disk) for disk in machine.disks), firmware=_make_firmware(ctx, vm, machine),
+        pxe=machine.pxe, tpm=machine.tpm, manufacturer=machine.smbios.manufacturer, product=machine.smbios.product,
+        screen_password=_make_screen_password(ctx, vm) if machine.graphics == "vnc" else None,
     )  # fmt: skip
 
 
@@ -102,100 +98,58 @@ def _mark(ctx: Context, vm: VMRecord) -> Mark:
     return Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
 
 
-# networks
+# files and volumes
 
 
-def _own_network(ctx: Context, vm: VMRecord) -> None:
-    """A network for this VM alone; the VM's address is known before it boots."""
-    bridge = addressing.bridge_name(ctx.store.installation, "v", vm.id)
-    subnet = _create_network(
-        ctx,
-        name=vm.network,
-        bridge=bridge,
-        mode="per-vm",
-        prefix=PER_VM_PREFIX,
-        mark=_mark(ctx, vm),
-        reserve_for=vm,
+def _make_screen_password(ctx: Context, vm: VMRecord) -> Path:
+    """The file with the password of the VM's screen, made up; VNC looks at eight characters."""
+    path = ctx.home.screen_password(vm.name)
+    with open(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
+        file.write(secrets.token_urlsafe(6))
+    return path
+
+
+def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | None:
+    """The machine's variable store, with the certificates that it trusts; nothing for a BIOS."""
+    if machine.firmware == "bios":
+        return None
+    secure = machine.firmware == "secure-boot"
+    authorities = machine.http_boot.ca if machine.http_boot else ()
+    store = variable_store(
+        tls=[certificate for path in authorities for certificate in read_certificates(path)],
+        secure_boot=secure,
+        boot=[certificate for path in machine.boot_certificates for certificate in read_certificates(path)],
     )
-    ctx.store.update_vm(vm.name, bridge=bridge, address=str(subnet.first))
+    loader = choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
+    name = f"{vm.domain}.nvram"
+    claim_volume(ctx, vm, name)
+    ctx.hypervisor.remove_volume(ctx.host.pool, name)
+    with tempfile.NamedTemporaryFile(prefix="vmprov-nvram-") as file:
+        file.write(store)
+        file.flush()
+        volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, Path(file.name), format="raw", capacity=len(store))
+    return Firmware(loader=loader, nvram=volume.path, secure=secure)
 
 
-def _shared_network(ctx: Context, batch: Batch, mode: str) -> None:
-    first = batch.vms[0]
-    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(first.network)
-    mark = Mark(installation=ctx.store.installation, lab=batch.lab)
-    if existing is not None and existing.mark == mark:
-        bridge = existing.bridge
-    else:
-        bridge = addressing.bridge_name(ctx.store.installation, "l", first.id)
-        _create_network(ctx, name=first.network, bridge=bridge, mode=mode, prefix=SHARED_PREFIX, mark=mark)
-    for vm in batch.vms:
-        ctx.store.update_vm(vm.name, bridge=bridge)
+def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
+    """The data disk; one that is there has somebody's data, and at most grows."""
+    name = disk_volume(vm, disk.name)
+    claim_volume(ctx, vm, name)
+    if ctx.hypervisor.volume(ctx.host.pool, name) is None:
+        ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size)
+    return DataDisk(ctx.hypervisor.grow_volume(ctx.host.pool, name, disk.size).path, disk.name)
 
 
-def _join_network(ctx: Context, vm: VMRecord) -> None:
-    """A network that exists; the VM's address is known once it has asked for one."""
-    network = next((network for network in ctx.hypervisor.networks() if network.name == vm.network), None)
-    if network is None:
-        raise Failed(f"network {vm.network!r} is not on {ctx.host.name} any more")
-    ctx.store.update_vm(vm.name, bridge=network.bridge)
+def disk_volume(vm: VMRecord, disk: str) -> str:
+    """The volume of a VM's disk, by the disk's name; empty: the system disk."""
+    # A VM's name has no dot, so that these are not those of another VM.
+    return f"{vm.domain}.{disk}.img" if disk else f"{vm.domain}.img"
 
 
-def _create_network(
-    ctx: Context,
-    *,
-    name: str,
-    bridge: str,
-    mode: str,
-    prefix: int,
-    mark: Mark,
-    reserve_for: VMRecord | None = None,
-) -> Subnet:
-    """Lease a subnet that nobody uses and make a network of it; other candidates are tried when one is taken."""
-    host, store = ctx.host.name, ctx.store
-    existing = {network.name: network for network in ctx.hypervisor.networks()}
-    if name in existing:
-        raise NameTaken(
-            f"there is a network called {name!r} on {host} already",
-            hint="it is not ours to use" if foreign(existing[name].mark, store.installation) else "run: vmprov delete",
-        )
-    taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
-    store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=name)
-    refusal: NameTaken | None = None
-    for _ in range(_SUBNET_TRIES):
-        ctx.cancel.check()
-        leased = store.lease_subnet(
-            host=host,
-            lab=mark.lab,
-            vm=mark.vm,
-            candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
-        )
-        if leased is None:
-            break
-        subnet = Subnet(leased)
-        reservations = [Reservation(reserve_for.mac, reserve_for.name, str(subnet.first))] if reserve_for else []
-        plan = NetworkPlan(name, bridge, mode, subnet, reservations, mark)
-        try:
-            ctx.hypervisor.create_network(plan.to_xml())
-        except NameTaken as problem:
-            refusal = problem
-            taken.add(leased)
-            store.release(host=host, kind="subnet", value=str(leased))
-        else:
-            return subnet
-    if refusal is not None:
-        raise Failed(f"no network could be made: {refusal}") from refusal
-    raise Failed(
-        f"no free /{prefix} subnet is left in {ctx.settings.subnets}",
-        hint="delete VMs, or give another range in VMPROV_SUBNETS",
-    )
-
-
-# volumes
-
-
-def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
-    """Record a volume that is about to be made; one that exists already is somebody else's."""
+def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
+    """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
+    if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
+        return
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(
             f"there is a volume called {name!r} in pool {ctx.host.pool} already",
@@ -206,10 +160,11 @@ def _claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
 
 def _make_seed(ctx: Context, vm: VMRecord) -> str:
     name = f"{vm.domain}-seed.iso"
-    _claim_volume(ctx, vm, name)
+    claim_volume(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
         path = Path(scratch) / "seed.iso"
-        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key)
+        size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key, extras=vm.machine.seed)
+        ctx.hypervisor.remove_volume(ctx.host.pool, name)
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, path, format="raw", capacity=size)
     return volume.path

@@ -96,6 +96,14 @@ def judge(
         watch.close()
 
 
+class NotReady(Failed):
+    """A VM's verdict is not success."""
+
+    def __init__(self, judged: Judged) -> None:
+        super().__init__(judged.verdict.why)
+        self.judged = judged
+
+
 def failure_of(judged: Judged) -> VmprovError:
     """The error that says what a verdict other than success means."""
     verdict = judged.verdict

@@ -2,147 +2,204 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
+from typing import TypeVar
 
 from vmprov import addressing
-from vmprov.capacity import room_for
+from vmprov.capacity import shortage
 from vmprov.engine.context import Context
+from vmprov.engine.plan import wishes_of
 from vmprov.errors import NameTaken, SpecError
+from vmprov.firmware import choose_loader, read_certificates
 from vmprov.flows.grammar import Flow
+from vmprov.flows.load import load_flow
 from vmprov.images import Image
-from vmprov.networks import MODES
+from vmprov.networks import BRIDGE, MODES
+from vmprov.spec.lab import VMSpec, lab_of
+from vmprov.spec.machine import Machine
 from vmprov.spec.quantities import format_size
 from vmprov.spec.request import CreateRequest
-from vmprov.store import VMRecord
+from vmprov.store import Nic, VMRecord, labels_column, nics_column
 
 BLANK_DISK = 10 * 1024**3
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one ``create`` makes: the lab, its VMs' records, and the image they start from."""
-
-    lab: str
-    vms: list[VMRecord]
-    image: Image | None
+M = TypeVar("M", bound=Machine)
 
 
-def suited(request: CreateRequest, flow: Flow | None) -> CreateRequest:
-    """The request with what a flow needs: its serial ports, and its own limit where none is given."""
+def flows_of(machines: Iterable[Machine]) -> dict[str, Flow]:
+    """The flows that machines name, each read once; raises :class:`SpecError` for one that cannot be used."""
+    return {name: load_flow(name) for name in dict.fromkeys(machine.flow for machine in machines) if name}
+
+
+def suited(machine: M, flow: Flow | None) -> M:
+    """The machine with what its flow brings and needs: defaults, serial ports, and its limit where none is given.
+
+    Raises :class:`SpecError` if there are wishes that do not go together then.
+    """
     if flow is None:
-        return request
-    consoles = max(request.consoles, *(console + 1 for console in flow.consoles))
-    timeout = flow.limit if request.timeout is None else request.timeout
-    return request.model_copy(update={"consoles": consoles, "timeout": timeout})
+        return machine
+    machine = machine.over(flow.machine) if flow.machine is not None else machine
+    consoles = max(machine.consoles, *(console + 1 for console in flow.consoles))
+    timeout = flow.limit if machine.timeout is None else machine.timeout
+    return machine.model_copy(update={"consoles": consoles, "timeout": timeout})
 
 
-def record(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> Batch:
-    """Check the request against what exists, then write all records in one transaction.
+def record_request(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> list[VMRecord]:
+    """Choose names for what was asked for, and record it; see :func:`record`. The lab is not told to anybody before."""
+    with ctx.store.transaction():
+        lab = _choose_lab(ctx, request)
+        taken = {vm.name for vm in ctx.store.vms()}
+        names = request.vm_names(taken)
+        return record(ctx, lab, lab_of(request, lab=lab, names=names).vms, ask_host=ask_host)
+
+
+def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool = True) -> list[VMRecord]:
+    """Check VMs against what exists, then write all records in one transaction.
 
     Without ``ask_host``, what only the host knows (its networks, its room) is left unchecked.
     Raises :class:`SpecError` (or its kinds) before anything is written.
     """
-    image = ctx.images.get(request.image) if request.image else None
-    disk = _disk_size(request, image)
+    images = {name: ctx.images.get(name) for name in {spec.image for spec in wanted} if name}
+    disks = {spec.name: _disk_size(spec, images.get(spec.image)) for spec in wanted}
+    _check_certificates(wanted)
     if ask_host:
-        _check_network(ctx, request)
+        _check_networks(ctx, wanted)
+        for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
+            choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
     with ctx.store.transaction():
         if ask_host:
-            _check_room(ctx, request)
-        lab = _choose_lab(ctx, request)
-        taken = {vm.name for vm in ctx.store.vms()}
-        names = request.vm_names(taken)
-        clashes = sorted(set(names) & taken)
-        if clashes:
-            raise NameTaken(
-                f"there is a VM called {clashes[0]!r} already",
-                hint="choose another --name, or delete it first",
-            )
-        if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
-            raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
+            check_room(ctx, [spec.memory for spec in wanted])
+        _check_names(ctx, lab, [spec.name for spec in wanted])
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
-        for position, name in enumerate(names):
-            _record_vm(ctx, request, image, disk, lab=lab, name=name, position=position)
-        vms = [ctx.store.vm(name) for name in names]
-    return Batch(lab=lab, vms=vms, image=image)
+        for spec in wanted:
+            _record_vm(ctx, lab, spec, images.get(spec.image), disks[spec.name])
+        return [ctx.store.vm(spec.name) for spec in wanted]
 
 
-def _disk_size(request: CreateRequest, image: Image | None) -> int:
+def _check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
+    taken = {vm.name for vm in ctx.store.vms()}
+    if clashes := sorted(set(names) & taken):
+        raise NameTaken(
+            f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
+        )
+    if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
+        raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
+
+
+def _disk_size(spec: Machine, image: Image | None) -> int:
     if image is None:
-        return request.disk or BLANK_DISK
-    if request.disk is not None and request.disk < image.virtual_size:
+        return spec.disk or BLANK_DISK
+    if spec.disk is not None and spec.disk < image.virtual_size:
         raise SpecError(
-            f"--disk {format_size(request.disk)} is smaller than image {image.name}",
+            f"--disk {format_size(spec.disk)} is smaller than image {image.name}",
             hint=f"at least {format_size(image.virtual_size)}",
         )
-    return request.disk or image.virtual_size
+    return spec.disk or image.virtual_size
 
 
-def _check_network(ctx: Context, request: CreateRequest) -> None:
-    if request.network in MODES:
-        return
-    networks = {network.name: network for network in ctx.hypervisor.networks()}
-    if request.network not in networks:
-        known = ", ".join(sorted(networks)) or "none"
-        raise SpecError(
-            f"no network called {request.network!r} on {ctx.host.name}",
-            hint=f"use per-vm, shared, isolated, or one that exists ({known})",
-        )
-    if not networks[request.network].active:
-        raise SpecError(f"network {request.network!r} is not active", hint=f"run: virsh net-start {request.network}")
+def _check_certificates(wanted: Sequence[Machine]) -> None:
+    """Raise :class:`SpecError` for the first file without a certificate that firmware will take."""
+    for path in dict.fromkeys(path for spec in wanted if spec.http_boot for path in spec.http_boot.ca):
+        read_certificates(path, now=datetime.now(UTC))
+    for path in dict.fromkeys(path for spec in wanted for path in spec.boot_certificates):
+        # Firmware does not look at the dates of what is signed.
+        read_certificates(path)
 
 
-def _check_room(ctx: Context, request: CreateRequest) -> None:
-    count = request.count or 1
+def _check_networks(ctx: Context, wanted: Sequence[VMSpec]) -> None:
+    named = {name for spec in wanted for name in spec.networks}
+    existing = sorted(name for name in named if name not in MODES and not name.startswith(BRIDGE))
+    networks = {network.name: network for network in ctx.hypervisor.networks()} if existing else {}
+    for name in existing:
+        if name not in networks:
+            known = ", ".join(sorted(networks)) or "none"
+            raise SpecError(
+                f"no network called {name!r} on {ctx.host.name}",
+                hint=f"use per-vm, shared, isolated, bridge:NAME, or one that exists ({known})",
+            )
+        if not networks[name].active:
+            raise SpecError(f"network {name!r} is not active", hint=f"run: virsh net-start {name}")
+
+
+def check_room(ctx: Context, memory: Sequence[int]) -> None:
+    """Raise :class:`SpecError` if VMs with so many bytes of memory do not all fit beside those that are there."""
     ours = sum(vm.memory for vm in ctx.store.vms() if vm.host == ctx.host.name)
-    room = room_for(ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool), memory=request.memory, committed=ours)
-    if room.vms < count:
-        fit = f"{room.vms} would fit" if room.vms else "not one would fit"
+    lacking = shortage(ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool), wanted=memory, committed=ours)
+    if lacking:
         raise SpecError(
-            f"{count} VMs do not fit on {ctx.host.name}: {fit} ({room.limit})",
-            hint="ask for fewer or smaller ones",
+            f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint="ask for fewer or smaller ones"
         )
 
 
 def _choose_lab(ctx: Context, request: CreateRequest) -> str:
-    labs = {lab.name: lab for lab in ctx.store.labs()}
+    labs = {lab.name for lab in ctx.store.labs()}
     if not request.lab:
         return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
-    existing = labs.get(request.lab)
-    if existing and (existing.host, existing.driver) != (ctx.host.name, ctx.driver.name):
-        raise SpecError(
-            f"lab {request.lab!r} is on {existing.host} with driver {existing.driver}",
-            hint="a lab has one host and one driver; choose another --lab",
-        )
+    check_place(ctx, request.lab)
     return request.lab
 
 
-def _record_vm(
-    ctx: Context,
-    request: CreateRequest,
-    image: Image | None,
-    disk: int,
-    *,
-    lab: str,
-    name: str,
-    position: int,
-) -> None:
+def check_place(ctx: Context, lab: str) -> None:
+    """Raise :class:`SpecError` if the lab exists and is on another host, or made by another driver."""
+    existing = ctx.store.lab(lab)
+    if existing and (existing.host, existing.driver) != (ctx.host.name, ctx.driver.name):
+        raise SpecError(
+            f"lab {lab!r} is on {existing.host} with driver {existing.driver}",
+            hint="a lab has one host and one driver; choose another name for the lab",
+        )
+
+
+def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int) -> None:
     installation = ctx.store.installation
-    per_vm, shared = request.network == "per-vm", request.network in MODES
-    # A VM's name has no dot, so that these never meet.
-    owner = name if per_vm else f"{request.network}.{lab}"
-    network = addressing.network_name(installation, owner) if shared else request.network
+    nics = [_nic(installation, lab, spec.name, place, wanted) for place, wanted in enumerate(spec.networks)]
     vm_id = ctx.store.add_vm(
-        lab=lab, name=name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
-        domain=addressing.domain_name(installation, name), uuid=str(uuid.uuid4()),
-        image=request.image, login=image.login if image else "none", network=network, bridge="", address="",
-        mac="", serial_number="", cpus=request.cpus, memory=request.memory, disk=disk, consoles=request.consoles,
+        lab=lab, name=spec.name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
+        domain=addressing.domain_name(installation, spec.name), uuid=str(uuid.uuid4()),
+        image=spec.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
+        address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
+        consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
+        protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
     )  # fmt: skip
+    nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
     generated = (addressing.serial_number(installation, number) for number in count(vm_id))
-    candidates = [request.serial_numbers[position]] if request.serial_numbers else generated
-    number = ctx.store.lease(host="", kind="serial number", lab=lab, vm=name, candidates=candidates)
+    candidates = [spec.serial_number] if spec.serial_number else generated
+    number = ctx.store.lease(host="", kind="serial number", lab=lab, vm=spec.name, candidates=candidates)
     if number is None:
-        raise NameTaken(f"another VM has the serial number {request.serial_numbers[position]} already")
-    ctx.store.update_vm(name, mac=addressing.mac_address(installation, vm_id), serial_number=number)
+        raise NameTaken(f"another VM has the serial number {spec.serial_number} already")
+    ctx.store.update_vm(spec.name, mac=nics[0].mac, serial_number=number, nics=nics_column(nics))
+
+
+def record_again(ctx: Context, spec: VMSpec) -> None:
+    """Record what a VM is made anew with; its numbers, addresses and names stay."""
+    vm = ctx.store.vm(spec.name)
+    image = ctx.images.get(spec.image) if spec.image else None
+    nics = [_nic(ctx.store.installation, vm.lab, vm.name, place, wanted) for place, wanted in enumerate(spec.networks)]
+    kept = {place: nic for place, nic in enumerate(vm.nics) if place < len(nics) and nic.network == nics[place].network}
+    nics = [
+        kept.get(place) or replace(nic, mac=addressing.mac_address(ctx.store.installation, vm.id, place))
+        for place, nic in enumerate(nics)
+    ]
+    ctx.store.update_vm(
+        vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
+        login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
+        address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
+        disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
+        labels=labels_column(spec.labels), protected=spec.protect,
+        expires=time.time() + spec.ttl if spec.ttl else vm.expires,
+    )  # fmt: skip
+
+
+def _nic(installation: str, lab: str, vm: str, place: int, wanted: str) -> Nic:
+    """What a NIC is going to be on; its MAC address, and bridges of ours, are known later."""
+    if wanted.startswith(BRIDGE):
+        return Nic(network="", bridge=wanted.removeprefix(BRIDGE), mac="")
+    # A VM's name has no dot, so that these never meet.
+    owners = {"per-vm": f"{vm}.{place}" if place else vm, "shared": f"shared.{lab}", "isolated": f"isolated.{lab}"}
+    network = addressing.network_name(installation, owners[wanted]) if wanted in owners else wanted
+    return Nic(network=network, bridge="", mac="")

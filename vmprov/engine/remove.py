@@ -12,8 +12,9 @@ from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
-from vmprov.engine import base_volume
+from vmprov.engine import adoption, base_volume
 from vmprov.engine.context import Context
+from vmprov.engine.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.locks import exclusive
@@ -31,7 +32,7 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     """
     ctx.store.update_vm(vm.name, state="deleting")
     ctx.stage(vm.name, "removing")
-    problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
+    problems = [] if vm.adopted else _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
         # Volumes and networks of a domain that still runs must stay.
         problems = _remove_owned(ctx, ctx.store.owned(vm=vm.name))
@@ -47,6 +48,27 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     ctx.home.lock(f"watch-{vm.name}").unlink(missing_ok=True)
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
+
+
+def take_down(ctx: Context, vm: VMRecord) -> None:
+    """Remove what a VM is made anew without: its domain, its system disk, and what it is not going to have any more.
+
+    Raises :class:`NotFullyUndone` naming what is left.
+    """
+    ctx.stage(vm.name, "taking down")
+    problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
+    if not problems:
+        data = {disk_volume(vm, disk.name) for disk in vm.machine.disks}
+        networks = {nic.network for nic in vm.nics}
+        base = (
+            base_volume.base_image(ctx.images, ctx.images.get(vm.image), ctx.store.installation) if vm.image else None
+        )
+        for owned in ctx.store.owned(vm=vm.name):
+            stays = data if owned.kind == "volume" else networks if owned.kind == "network" else {base and base.volume}
+            if owned.name not in stays:
+                problems += _remove_owned(ctx, [owned])
+    if problems:
+        raise NotFullyUndone(f"{vm.name} could not be taken down: {'; '.join(problems)}")
 
 
 def _remove_files(ctx: Context, vm: VMRecord) -> None:
@@ -111,5 +133,6 @@ def _remove_network(ctx: Context, owned: Owned) -> None:
 _REMOVERS: dict[str, Callable[[Context, Owned], None]] = {
     "volume": _remove_volume,
     "network": _remove_network,
+    adoption.KIND: adoption.release,
     base_volume.KIND: base_volume.release,
 }

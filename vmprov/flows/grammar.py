@@ -20,15 +20,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     Strict,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 from vmprov.documents import unknown
+from vmprov.spec.forms import Or, items
+from vmprov.spec.machine import Machine
 from vmprov.spec.names import check_flow_name, check_stage_name
 from vmprov.spec.quantities import parse_duration
 
@@ -98,21 +97,6 @@ def _check_place(text: str) -> str:
     return text
 
 
-class _Or:
-    """Takes a second form of a value, too: ``convert`` makes the first form of it, ``schema`` describes it."""
-
-    def __init__(self, convert: Callable[[object], object], schema: Callable[[Any], Any]) -> None:
-        self._convert = convert
-        self._schema = schema
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._convert, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        inner = handler(schema)
-        return {"anyOf": [inner, self._schema(inner)]}
-
-
 def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
@@ -121,8 +105,8 @@ def _list(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
 
 
-DURATION = _Or(_duration, lambda _: {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$"})
-LIST = _Or(_list, lambda inner: inner["items"])
+DURATION = Or(_duration, lambda _: {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$"})
+LIST = Or(_list, items)
 
 Seconds = Annotated[float, Strict(), Field(gt=0), DURATION]
 Name = Annotated[str, AfterValidator(check_stage_name)]
@@ -210,7 +194,7 @@ def _plain_for(field: str) -> Callable[[object], object]:
     return convert
 
 
-Inputs = Annotated[tuple[Annotated[Input, _Or(_plain_for("line"), lambda _: {"type": "string"})], ...], LIST]
+Inputs = Annotated[tuple[Annotated[Input, Or(_plain_for("line"), lambda _: {"type": "string"})], ...], LIST]
 
 
 class Expectation(Pattern):
@@ -284,7 +268,7 @@ class Stage(_Model):
 
     stage: Name
     expect: Annotated[
-        tuple[Annotated[Expectation, _Or(_plain_for("text"), lambda _: {"type": "string", "minLength": 1})], ...],
+        tuple[Annotated[Expectation, Or(_plain_for("text"), lambda _: {"type": "string", "minLength": 1})], ...],
         Field(min_length=1),
         LIST,
     ]
@@ -304,6 +288,7 @@ class Flow(_Model):
     ``boots`` -- firmware starts without a new stage in between from which on it is a reboot loop.
     ``recover``, ``fail``, ``ignore`` -- as in a stage, but at all times. ``secrets`` -- by name, what ``send`` may
     refer to.
+    ``machine`` -- what machines are like that are made for this flow, where their request says nothing else.
     """
 
     flow: Annotated[str, AfterValidator(check_flow_name)]
@@ -314,6 +299,7 @@ class Flow(_Model):
     pacing: Annotated[float, Strict(), Field(ge=0, le=5), DURATION] = 0.0
     boots: Annotated[int, Strict(), Field(ge=2, le=100)] = 4
     secrets: dict[Name, Secret] = Field(default_factory=dict)
+    machine: Machine | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1), LIST]
     recover: Annotated[tuple[Recovery, ...], LIST] = ()
     fail: Annotated[tuple[Failure, ...], LIST] = ()

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-
 from vmprov.documents import Document, Problem, Steps, parse, read_bytes, refuse, unknown, validate
 from vmprov.errors import NotFound
 from vmprov.flows.grammar import SUCCESS, Flow, Pattern, Stage
 from vmprov.flows.machine import REBOOT_LOOP
 from vmprov.flows.signatures import shipped_signatures
+from vmprov.spec.forms import FileSchema
+from vmprov.spec.machine import Machine
 
 _LIBRARY = Path(__file__).with_name("library")
 
@@ -43,6 +42,11 @@ def load_flow(name_or_path: str) -> Flow:
     return parse_flow(read_bytes(flow_path(name_or_path)), name_or_path)
 
 
+def flow_machine(name_or_path: str) -> Machine:
+    """What a flow brings for the machines that are made for it; :class:`SpecError` if there is no such flow."""
+    return load_flow(name_or_path).machine or Machine()
+
+
 def parse_flow(text: str | bytes, source: str) -> Flow:
     """The flow in a text; ``source`` is what problems call it. :class:`SpecError` with every problem found."""
     document = parse(text, source)
@@ -51,24 +55,11 @@ def parse_flow(text: str | bytes, source: str) -> Flow:
     return flow
 
 
-class _FileSchema(GenerateJsonSchema):
-    """Files know no null: a key is there with a value, or is not there."""
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        made = super().default_schema(schema)
-        if made.get("default", made) is None:
-            del made["default"]
-        return made
-
-
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of flow files, for editors; :func:`parse_flow` checks more than it can say."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Flow.model_json_schema(schema_generator=_FileSchema),
+        **Flow.model_json_schema(schema_generator=FileSchema),
     }
 
 
@@ -78,6 +69,10 @@ def _problems(flow: Flow, document: Document) -> Iterator[Problem]:
     yield from _consoles(flow, document)
     yield from _ignored(flow, document)
     yield from _secrets(flow, document)
+    if flow.machine is not None and flow.machine.flow:
+        yield document.problem(
+            ("machine", "flow"), "a flow's machine has no flow of its own", hint="remove it", key=True
+        )
     if not names:
         yield from _ways(flow, document)
 

@@ -118,6 +118,10 @@ class Hypervisor(Protocol):
         """What the machine has."""
         ...
 
+    def loaders(self) -> list[str]:
+        """Paths on the host of UEFI firmware that it has for machines of the type q35."""
+        ...
+
     # domains
     def domains(self) -> list[Domain]:
         """All domains, ours and others', running or not."""
@@ -128,7 +132,11 @@ class Hypervisor(Protocol):
         ...
 
     def domain_xml(self, name: str) -> str:
-        """The domain's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+        """The domain as libvirt prints it, without passwords; raises :class:`LibvirtFailed` where there is none."""
+        ...
+
+    def domain_definition(self, name: str) -> str:
+        """The domain as its next start will have it, with passwords; raises :class:`LibvirtFailed` if there is none."""
         ...
 
     def define_domain(self, xml: str) -> Domain:
@@ -155,10 +163,14 @@ class Hypervisor(Protocol):
         """Pull the plug; a stopped or missing domain is fine."""
         ...
 
+    def resume_domain(self, name: str) -> None:
+        """Let a paused domain run on; one that runs stays as it is."""
+        ...
+
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine with NVRAM, TPM state, managed save, snapshots' and checkpoints' metadata.
 
-        Volumes stay. ``False`` if there was none.
+        Other volumes than that of the NVRAM stay. ``False`` if there was none.
         """
         ...
 
@@ -179,12 +191,28 @@ class Hypervisor(Protocol):
         """
         ...
 
+    def start_network(self, name: str) -> None:
+        """Start a network that is defined; an active one stays as it is."""
+        ...
+
     def remove_network(self, name: str) -> bool:
         """Stop and undefine; ``False`` if there was none."""
         ...
 
     def network_xml(self, name: str) -> str:
         """The network's definition as libvirt prints it; raises :class:`LibvirtFailed` where there is none."""
+        ...
+
+    def network_definition(self, name: str) -> str:
+        """What the network will be like from its next start on; raises :class:`LibvirtFailed` like network_xml."""
+        ...
+
+    def redefine_network(self, xml: str) -> bool:
+        """Change a network that exists, and restart it, so that it is active as it is defined.
+
+        Where running machines are on it, it is not restarted and stays as it is until its next start: then ``False``.
+        What does not start leaves the network as it was.
+        """
         ...
 
     def network_leases(self, name: str) -> list[Lease]:
@@ -219,6 +247,13 @@ class Hypervisor(Protocol):
         """Make a volume with the contents of a local file; nothing is left behind on failure.
 
         ``capacity`` is the virtual size in bytes. Raises :class:`vmprov.errors.NameTaken` like create_volume.
+        """
+        ...
+
+    def grow_volume(self, pool: str, name: str, size: int) -> Volume:
+        """Make a volume larger, to ``size`` bytes; one that is as large already stays as it is.
+
+        Only while no running domain has it.
         """
         ...
 

@@ -16,13 +16,13 @@ vmprov.errors.LibvirtFailed: the disk is full
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ from vmprov.hypervisor.definitions import (
     read_network,
     refuse_taken,
 )
-from vmprov.locks import exclusive
-from vmprov.waiting import Cancel, Deadline
+from vmprov.hypervisor.world import Change, Values, World
+from vmprov.waiting import Cancel
 
 CPUS = 64
 MEMORY = 256 * 1024**3
 POOL_CAPACITY = 1024**4
-_LOCK_LIMIT = 60.0
+LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
 
@@ -63,18 +63,9 @@ Fake GNU/Linux 1 {name} ttyS0\r
 _UNITS = {"b": 1, "bytes": 1, "KiB": 1024, "k": 1024, "MiB": 1024**2, "M": 1024**2, "GiB": 1024**3, "G": 1024**3}
 
 
-@dataclass
-class _World:
-    """Everything that exists; only JSON types, so that it can be written down as it is."""
-
-    # name -> {"xml", "state"}
-    domains: dict[str, dict[str, str]] = field(default_factory=dict)
-    # name -> {"xml", "leases": {MAC: address}}
-    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # name -> {"path", "volumes": {name: {"capacity", "allocation"}}}
-    pools: dict[str, dict[str, Any]] = field(
-        default_factory=lambda: {"default": {"path": "/fake/default", "volumes": {}}}
-    )
+# Kinds of values: domains {"xml", "state"}, networks {"xml", "leases": {MAC: address}, "active"}, pools {"path"}, and
+# volumes {"pool", "capacity", "allocation"}, which are called POOL/NAME.
+_START: Values = {"domains": {}, "networks": {}, "pools": {"default": {"path": "/fake/default"}}, "volumes": {}}
 
 
 @dataclass
@@ -94,9 +85,8 @@ class FakeHypervisor:
 
     def __init__(self, path: Path | None = None) -> None:
         self.boot_transcript = BOOT_TRANSCRIPT
-        self._path = path
+        self._world = World(path, _START)
         self._lock = threading.Lock()
-        self._memory = _World()
         self._faults: list[_Fault] = []
         self._delays: dict[str, float] = {}
 
@@ -142,58 +132,50 @@ class FakeHypervisor:
                     fault.times -= 1
                     raise fault.error
 
-    # the world
-
-    @contextmanager
-    def _world(self) -> Iterator[_World]:
-        """The world, for one call that reads and perhaps changes it; nothing is kept if the call fails."""
-        path = self._path
-        between_processes = (
-            nullcontext()
-            if path is None
-            else exclusive(path.with_name(f"{path.name}.lock"), Deadline(_LOCK_LIMIT), f"the fake host {path}")
-        )
-        with self._lock, between_processes:
-            before = json.dumps(asdict(self._memory)) if path is None else _read(path)
-            world = _World(**json.loads(before)) if before else _World()
-            yield world
-            after = json.dumps(asdict(world))
-            if path is None:
-                self._memory = world
-            elif after != before:
-                _write(path, after)
-
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
     def node(self) -> Node:
         """A large machine, whose memory running domains use up."""
         self._enter("node")
-        with self._world() as world:
-            used = sum(_memory(_definition(domain)) for domain in world.domains.values() if _active(domain))
+        with self._world.changing() as world:
+            used = sum(_memory(_definition(domain)) for domain in world.all("domains").values() if _active(domain))
         return Node(CPUS, MEMORY, max(0, MEMORY - used), "9.0.0", "7.2.0")
+
+    def loaders(self) -> list[str]:
+        """Firmware with and without Secure Boot."""
+        self._enter("loaders")
+        return list(LOADERS)
 
     # domains
 
     def domains(self) -> list[Domain]:
         """All domains."""
         self._enter("domains")
-        with self._world() as world:
-            return [_read_domain(domain) for domain in world.domains.values()]
+        with self._world.changing() as world:
+            return [_read_domain(domain) for domain in world.all("domains").values()]
 
     def domain(self, name: str) -> Domain:
         """One domain, or one that is ``MISSING``."""
         self._enter("domain", name)
-        with self._world() as world:
-            if name not in world.domains:
-                return Domain(name, "", DomainState.MISSING, None)
-            return _read_domain(world.domains[name])
+        with self._world.changing() as world:
+            domain = world.get("domains", name)
+            return Domain(name, "", DomainState.MISSING, None) if domain is None else _read_domain(domain)
 
     def domain_xml(self, name: str) -> str:
-        """The definition as it was given, with its uuid."""
+        """The definition as it was given, with its uuid, and without passwords."""
         self._enter("domain_xml", name)
-        with self._world() as world:
-            return _domain(world, name, "read the definition of")["xml"]
+        with self._world.changing() as world:
+            definition = deepcopy(_definition(_domain(world, name, "read the definition of")))
+        for screen in definition.findall("devices/graphics[@passwd]"):
+            del screen.attrib["passwd"]
+        return ET.tostring(definition, encoding="unicode")
+
+    def domain_definition(self, name: str) -> str:
+        """The definition as it was given, with its uuid; a fake's running domains have no other one."""
+        self._enter("domain_definition", name)
+        with self._world.changing() as world:
+            return str(_domain(world, name, "read the definition of")["xml"])
 
     def define_domain(self, xml: str) -> Domain:
         """Define, or redefine a domain that has the name and the uuid."""
@@ -204,38 +186,42 @@ class FakeHypervisor:
             raise LibvirtFailed(f"could not define domain {name}: memory or os type missing")
         if definition.find("uuid") is None:
             ET.SubElement(definition, "uuid").text = str(uuid.uuid4())
-        with self._world() as world:
+        with self._world.changing() as world:
             state = DomainState.STOPPED
-            if name in world.domains:
-                existing = _read_domain(world.domains[name])
+            if (there := world.get("domains", name)) is not None:
+                existing = _read_domain(there)
                 if existing.uuid != definition.findtext("uuid"):
                     raise LibvirtFailed(f"could not define domain {name}: it already exists with uuid {existing.uuid}")
                 state = existing.state
             domain = {"xml": ET.tostring(definition, encoding="unicode"), "state": state.value}
-            world.domains[name] = domain
+            world.put("domains", name, domain)
             return _read_domain(domain)
 
     def start_domain(self, name: str) -> None:
         """Power on: interfaces get their addresses, console logs a boot transcript."""
         self._enter("start_domain", name)
-        with self._world() as world:
+        with self._world.changing() as world:
             domain = _domain(world, name, "start")
             if _active(domain):
                 return
             definition = _definition(domain)
             _check_disks(world, definition, name)
             for mac, network in interface_networks(definition).items():
-                if network not in world.networks:
+                there = world.get("networks", network)
+                if there is None:
                     raise LibvirtFailed(f"could not start domain {name}: there is no network {network!r}")
-                _lease(world.networks[network], mac)
-            domain["state"] = DomainState.RUNNING
+                if not there["active"]:
+                    raise LibvirtFailed(f"could not start domain {name}: network {network!r} is not active")
+                world.put("networks", network, _leasing(there, mac))
+            _put_state(world, name, DomainState.RUNNING)
             self._boot(definition)
 
     def shutdown_domain(self, name: str) -> None:
         """Stop at once: a fake guest obeys."""
         self._enter("shutdown_domain", name)
-        with self._world() as world:
-            _domain(world, name, "shut down")["state"] = DomainState.STOPPED
+        with self._world.changing() as world:
+            _domain(world, name, "shut down")
+            _put_state(world, name, DomainState.STOPPED)
 
     def reboot_domain(self, name: str) -> None:
         """Boot again."""
@@ -248,7 +234,7 @@ class FakeHypervisor:
         self._boot_again(name, "reset")
 
     def _boot_again(self, name: str, doing: str) -> None:
-        with self._world() as world:
+        with self._world.changing() as world:
             domain = _domain(world, name, doing)
             if not _active(domain):
                 raise LibvirtFailed(f"could not {doing} domain {name}: domain is not running")
@@ -267,71 +253,119 @@ class FakeHypervisor:
     def power_off_domain(self, name: str) -> None:
         """Pull the plug."""
         self._enter("power_off_domain", name)
-        with self._world() as world:
-            if name in world.domains:
-                world.domains[name]["state"] = DomainState.STOPPED
+        with self._world.changing() as world:
+            if world.get("domains", name) is not None:
+                _put_state(world, name, DomainState.STOPPED)
+
+    def pause_domain(self, name: str) -> None:
+        """Stop its CPUs, as somebody else might."""
+        with self._world.changing() as world:
+            _domain(world, name, "pause")
+            _put_state(world, name, DomainState.PAUSED)
+
+    def resume_domain(self, name: str) -> None:
+        """Let it run on."""
+        self._enter("resume_domain", name)
+        with self._world.changing() as world:
+            if _domain(world, name, "resume")["state"] == DomainState.PAUSED:
+                _put_state(world, name, DomainState.RUNNING)
 
     def remove_domain(self, name: str) -> bool:
         """Power off and undefine."""
         self._enter("remove_domain", name)
-        with self._world() as world:
-            return world.domains.pop(name, None) is not None
+        with self._world.changing() as world:
+            domain = world.get("domains", name)
+            if domain is None:
+                return False
+            nvram = _definition(domain).findtext("os/nvram", "")
+            for key, pool in world.all("pools").items():
+                if nvram.startswith(f"{pool['path']}/"):
+                    world.remove("volumes", f"{key}/{nvram.removeprefix(pool['path'] + '/')}")
+            return world.remove("domains", name)
 
     def domain_addresses(self, name: str, mac: str) -> list[str]:
         """What the interface's network leased to it."""
         self._enter("domain_addresses", name, mac)
-        with self._world() as world:
-            if name not in world.domains:
+        with self._world.changing() as world:
+            domain = world.get("domains", name)
+            if domain is None:
                 return []
-            network = interface_networks(_definition(world.domains[name])).get(mac.lower(), "")
-            leases = world.networks.get(network, {"leases": {}})["leases"]
+            network = interface_networks(_definition(domain)).get(mac.lower(), "")
+            leases = (world.get("networks", network) or {"leases": {}})["leases"]
             return [leases[mac.lower()]] if mac.lower() in leases else []
 
     def domain_at(self, address: str) -> Domain | None:
         """The running domain that has this address, or ``None``; only a fake can tell."""
-        with self._world() as world:
-            for domain in filter(_active, world.domains.values()):
+        with self._world.changing() as world:
+            for domain in filter(_active, world.all("domains").values()):
                 for mac, network in interface_networks(_definition(domain)).items():
-                    if world.networks.get(network, {"leases": {}})["leases"].get(mac) == address:
+                    if (world.get("networks", network) or {"leases": {}})["leases"].get(mac) == address:
                         return _read_domain(domain)
         return None
 
     # networks
 
     def networks(self) -> list[Network]:
-        """All networks; they are always active."""
+        """All networks."""
         self._enter("networks")
-        with self._world() as world:
-            return [_read_network(network) for network in world.networks.values()]
+        with self._world.changing() as world:
+            return [_read_network(network) for network in world.all("networks").values()]
 
     def create_network(self, xml: str) -> Network:
         """Define and start."""
         self._enter("create_network", xml)
         definition = parse_definition(xml, "network")
         wanted = read_network(definition, active=True)
-        with self._world() as world:
-            refuse_taken(wanted, (_read_network(network) for network in world.networks.values()))
+        with self._world.changing() as world:
+            refuse_taken(wanted, (_read_network(network) for network in world.all("networks").values()))
             if definition.find("uuid") is None:
                 ET.SubElement(definition, "uuid").text = str(uuid.uuid4())
-            world.networks[wanted.name] = {"xml": ET.tostring(definition, encoding="unicode"), "leases": {}}
+            xml = ET.tostring(definition, encoding="unicode")
+            world.put("networks", wanted.name, {"xml": xml, "leases": {}, "active": True})
             return wanted
+
+    def stop_network(self, name: str) -> None:
+        """Stop a network, as somebody else might."""
+        with self._world.changing() as world:
+            world.put("networks", name, {**_network(world, name, "stop"), "active": False})
+
+    def start_network(self, name: str) -> None:
+        """Start it."""
+        self._enter("start_network", name)
+        with self._world.changing() as world:
+            world.put("networks", name, {**_network(world, name, "start"), "active": True})
 
     def remove_network(self, name: str) -> bool:
         """Stop and undefine."""
         self._enter("remove_network", name)
-        with self._world() as world:
-            return world.networks.pop(name, None) is not None
+        with self._world.changing() as world:
+            return world.remove("networks", name)
 
     def network_xml(self, name: str) -> str:
         """The definition as it was given, with its uuid."""
         self._enter("network_xml", name)
-        with self._world() as world:
+        with self._world.changing() as world:
             return str(_network(world, name, "read the definition of")["xml"])
+
+    def network_definition(self, name: str) -> str:
+        """The same as its definition."""
+        self._enter("network_definition", name)
+        with self._world.changing() as world:
+            return str(_network(world, name, "read the definition of")["xml"])
+
+    def redefine_network(self, xml: str) -> bool:
+        """Change the definition; what runs on it keeps the old one, and nothing is told when it starts anew."""
+        self._enter("redefine_network", xml)
+        name = parse_definition(xml, "network").findtext("name", "")
+        with self._world.changing() as world:
+            world.put("networks", name, {**_network(world, name, "change"), "xml": xml})
+            running = [_definition(domain) for domain in world.all("domains").values() if _active(domain)]
+            return not any(name in interface_networks(domain).values() for domain in running)
 
     def network_leases(self, name: str) -> list[Lease]:
         """What interfaces got; fake guests have no host names, and keep their addresses for ever."""
         self._enter("network_leases", name)
-        with self._world() as world:
+        with self._world.changing() as world:
             leases = _network(world, name, "ask for the leases of")["leases"]
         return sorted((Lease(mac, address, "", 0.0) for mac, address in leases.items()), key=lambda one: one.address)
 
@@ -340,37 +374,38 @@ class FakeHypervisor:
     def pool(self, name: str) -> Pool:
         """A pool."""
         self._enter("pool", name)
-        with self._world() as world:
-            return _read_pool(name, _pool(world, name))
+        with self._world.changing() as world:
+            return _read_pool(world, name)
 
     def create_pool(self, name: str, path: str) -> Pool:
         """Make sure that a pool exists."""
         self._enter("create_pool", name, path)
-        with self._world() as world:
-            pool = world.pools.setdefault(name, {"path": path, "volumes": {}})
-            if pool["path"] != path:
-                raise NameTaken(f"there is a pool called {name!r} already, in {pool['path']} instead of {path}")
-            return _read_pool(name, pool)
+        with self._world.changing() as world:
+            if world.get("pools", name) is None:
+                world.put("pools", name, {"path": path})
+            there = _pool(world, name)["path"]
+            if there != path:
+                raise NameTaken(f"there is a pool called {name!r} already, in {there} instead of {path}")
+            return _read_pool(world, name)
 
     def volumes(self, pool: str) -> list[Volume]:
         """All volumes of a pool."""
         self._enter("volumes", pool)
-        with self._world() as world:
-            there = _pool(world, pool)
-            return [_read_volume(there, name) for name in there["volumes"]]
+        with self._world.changing() as world:
+            return [_read_volume(world, pool, name) for name in _volumes(world, pool)]
 
     def volume(self, pool: str, name: str) -> Volume | None:
         """One volume, or ``None``."""
         self._enter("volume", pool, name)
-        with self._world() as world:
-            there = _pool(world, pool)
-            return _read_volume(there, name) if name in there["volumes"] else None
+        with self._world.changing() as world:
+            _pool(world, pool)
+            return None if world.get("volumes", f"{pool}/{name}") is None else _read_volume(world, pool, name)
 
     def create_volume(self, pool: str, name: str, *, size: int, format: str = "qcow2", backing: str = "") -> Volume:
         """Make an empty volume or an overlay."""
         self._enter("create_volume", pool, name)
-        with self._world() as world:
-            if backing and backing not in _volume_paths(world):
+        with self._world.changing() as world:
+            if backing and not _is_volume(world, backing):
                 raise LibvirtFailed(f"could not create volume {name} in pool {pool}: there is no {backing}")
             allocation = 0 if format == "raw" else _EMPTY_VOLUME
             return _add_volume(world, pool, name, capacity=size, allocation=allocation)
@@ -378,7 +413,7 @@ class FakeHypervisor:
     def upload_volume(self, pool: str, name: str, source: Path, *, format: str, capacity: int) -> Volume:
         """Make a volume as large as a file; the contents are read, so that errors show, but not kept."""
         self._enter("upload_volume", pool, name, source)
-        with self._world() as world:
+        with self._world.changing() as world:
             try:
                 length = len(source.read_bytes())
             except OSError as problem:
@@ -386,48 +421,52 @@ class FakeHypervisor:
             size = max(capacity, length) if format == "raw" else capacity
             return _add_volume(world, pool, name, capacity=size, allocation=length)
 
+    def grow_volume(self, pool: str, name: str, size: int) -> Volume:
+        """Make it larger."""
+        self._enter("grow_volume", pool, name, size)
+        with self._world.changing() as world:
+            volume = world.get("volumes", f"{pool}/{name}")
+            if volume is None:
+                raise LibvirtFailed(f"could not grow volume {name} in pool {pool}: there is none of that name")
+            world.put("volumes", f"{pool}/{name}", {**volume, "capacity": max(size, volume["capacity"])})
+            return _read_volume(world, pool, name)
+
     def remove_volume(self, pool: str, name: str) -> bool:
         """Delete a volume."""
         self._enter("remove_volume", pool, name)
-        with self._world() as world:
-            there = world.pools.get(pool, {"volumes": {}})
-            return there["volumes"].pop(name, None) is not None
-
-
-# the file
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-
-
-def _write(path: Path, contents: str) -> None:
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_text(contents, encoding="utf-8")
-    draft.replace(path)
+        with self._world.changing() as world:
+            return world.remove("volumes", f"{pool}/{name}")
 
 
 # domains
 
 
-def _domain(world: _World, name: str, doing: str) -> dict[str, str]:
-    if name not in world.domains:
+def _domain(world: Change, name: str, doing: str) -> Mapping[str, Any]:
+    domain = world.get("domains", name)
+    if domain is None:
         raise LibvirtFailed(f"could not {doing} domain {name}: there is no domain of that name")
-    return world.domains[name]
+    return domain
 
 
-def _definition(thing: dict[str, str]) -> ET.Element:
-    return ET.fromstring(thing["xml"])
+def _put_state(world: Change, name: str, state: DomainState) -> None:
+    world.put("domains", name, {**_domain(world, name, "change"), "state": state.value})
 
 
-def _active(domain: dict[str, str]) -> bool:
-    return domain["state"] == DomainState.RUNNING
+def _definition(thing: Mapping[str, Any]) -> ET.Element:
+    """What must not be changed: others get the same."""
+    return _parsed(thing["xml"])
 
 
-def _read_domain(domain: dict[str, str]) -> Domain:
+@lru_cache(maxsize=20_000)
+def _parsed(xml: str) -> ET.Element:
+    return ET.fromstring(xml)
+
+
+def _active(domain: Mapping[str, Any]) -> bool:
+    return bool(domain["state"] == DomainState.RUNNING)
+
+
+def _read_domain(domain: Mapping[str, Any]) -> Domain:
     definition = _definition(domain)
     return Domain(
         name=definition.findtext("name", ""),
@@ -444,33 +483,42 @@ def _memory(definition: ET.Element) -> int:
     return int(memory.text or 0) * _UNITS.get(memory.get("unit", "KiB"), 1024)
 
 
-def _check_disks(world: _World, definition: ET.Element, name: str) -> None:
-    there = _volume_paths(world)
+def _check_disks(world: Change, definition: ET.Element, name: str) -> None:
     for source in definition.findall("devices/disk/source[@file]"):
-        if source.get("file") not in there:
+        if not _is_volume(world, source.get("file", "")):
             raise LibvirtFailed(f"could not start domain {name}: there is no {source.get('file')}")
 
 
 # networks
 
 
-def _network(world: _World, name: str, doing: str) -> dict[str, Any]:
-    if name not in world.networks:
+def _network(world: Change, name: str, doing: str) -> Mapping[str, Any]:
+    network = world.get("networks", name)
+    if network is None:
         raise LibvirtFailed(f"could not {doing} network {name}: there is no network of that name")
-    return world.networks[name]
+    return network
 
 
-def _read_network(network: dict[str, Any]) -> Network:
-    return read_network(_definition(network), active=True)
+def _read_network(network: Mapping[str, Any]) -> Network:
+    return _parsed_network(network["xml"], network["active"])
 
 
-def _lease(network: dict[str, Any], mac: str) -> None:
-    """Give the interface the address reserved for it, or else the first free one; none without DHCP."""
+@lru_cache(maxsize=20_000)
+def _parsed_network(xml: str, active: bool) -> Network:
+    return read_network(_parsed(xml), active=active)
+
+
+def _leasing(network: Mapping[str, Any], mac: str) -> dict[str, Any]:
+    """The network once the interface has the address reserved for it, or the first free one; none without DHCP."""
+    address = _address_for(network, mac)
+    return dict(network) if address is None else {**network, "leases": {**network["leases"], mac: address}}
+
+
+def _address_for(network: Mapping[str, Any], mac: str) -> str | None:
     definition, leases = _definition(network), network["leases"]
     for host in definition.findall("ip/dhcp/host"):
         if host.get("mac", "").lower() == mac:
-            leases[mac] = host.get("ip")
-            return
+            return host.get("ip")
     reserved = {host.get("ip") for host in definition.findall("ip/dhcp/host")}
     for dhcp_range in definition.findall("ip/dhcp/range"):
         first, last = (int(IPv4Address(dhcp_range.get(end, ""))) for end in ("start", "end"))
@@ -478,36 +526,47 @@ def _lease(network: dict[str, Any], mac: str) -> None:
         free = (str(IPv4Address(number)) for number in range(first, last + 1))
         address = leases.get(mac) or next((address for address in free if address not in taken), None)
         if address is not None:
-            leases[mac] = address
-            return
+            return str(address)
+    return None
 
 
 # storage
 
 
-def _pool(world: _World, name: str) -> dict[str, Any]:
-    if name not in world.pools:
+def _pool(world: Change, name: str) -> Mapping[str, Any]:
+    pool = world.get("pools", name)
+    if pool is None:
         raise HostNotReady(f"the host has no storage pool called {name!r}")
-    return world.pools[name]
+    return pool
 
 
-def _read_pool(name: str, pool: dict[str, Any]) -> Pool:
-    used = sum(volume["allocation"] for volume in pool["volumes"].values())
-    return Pool(name, pool["path"], POOL_CAPACITY, POOL_CAPACITY - used)
+def _volumes(world: Change, pool: str) -> list[str]:
+    _pool(world, pool)
+    return [key.partition("/")[2] for key in world.all("volumes") if key.startswith(f"{pool}/")]
 
 
-def _read_volume(pool: dict[str, Any], name: str) -> Volume:
-    volume = pool["volumes"][name]
-    return Volume(name, f"{pool['path']}/{name}", volume["capacity"], volume["allocation"])
+def _read_pool(world: Change, name: str) -> Pool:
+    used = sum(volume["allocation"] for volume in world.all("volumes").values() if volume["pool"] == name)
+    return Pool(name, _pool(world, name)["path"], POOL_CAPACITY, POOL_CAPACITY - used)
 
 
-def _volume_paths(world: _World) -> set[str]:
-    return {f"{pool['path']}/{name}" for pool in world.pools.values() for name in pool["volumes"]}
+def _read_volume(world: Change, pool: str, name: str) -> Volume:
+    volume = world.get("volumes", f"{pool}/{name}") or {}
+    return Volume(name, f"{_pool(world, pool)['path']}/{name}", volume["capacity"], volume["allocation"])
 
 
-def _add_volume(world: _World, pool: str, name: str, *, capacity: int, allocation: int) -> Volume:
-    there = _pool(world, pool)
-    if name in there["volumes"]:
+def _is_volume(world: Change, path: str) -> bool:
+    """Whether a pool's volume lies there."""
+    directory, _, name = path.rpartition("/")
+    return any(
+        pool["path"] == directory and world.get("volumes", f"{key}/{name}") is not None
+        for key, pool in world.all("pools").items()
+    )
+
+
+def _add_volume(world: Change, pool: str, name: str, *, capacity: int, allocation: int) -> Volume:
+    _pool(world, pool)
+    if world.get("volumes", f"{pool}/{name}") is not None:
         raise NameTaken(f"there is a volume called {name!r} in pool {pool} already")
-    there["volumes"][name] = {"capacity": capacity, "allocation": allocation}
-    return _read_volume(there, name)
+    world.put("volumes", f"{pool}/{name}", {"pool": pool, "capacity": capacity, "allocation": allocation})
+    return _read_volume(world, pool, name)

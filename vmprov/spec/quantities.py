@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgtp]i?b?|b)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgtp]i?b?|b)", re.IGNORECASE | re.ASCII)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?")
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -21,11 +21,10 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, for example 512MiB or 2GiB")
-    number, unit = float(found.group(1)), found.group(2).lower()
-    if unit == "b":
-        return int(number)
+    number, unit = found.group(1), found.group(2).lower()
     base = 1000 if unit.endswith("b") and "i" not in unit else 1024
-    return int(number * float(base ** _POWERS[unit[0]]))
+    factor: int = 1 if unit == "b" else base ** _POWERS[unit[0]]
+    return int(float(number) * factor) if "." in number else int(number) * factor
 
 
 def format_size(size: int) -> str:
@@ -38,6 +37,29 @@ def format_size(size: int) -> str:
         if size >= 1024**power:
             return f"{size / 1024**power:.1f}".removesuffix(".0") + unit
     return f"{size}B"
+
+
+def exact_size(size: int) -> str:
+    """The shortest way to write exactly this number of bytes.
+
+    >>> exact_size(2 * 1024**3), exact_size(1536 * 1024**2), exact_size(2 * 10**9), exact_size(1025)
+    ('2GiB', '1536MiB', '2GB', '1025B')
+    """
+    units = [(f"{letter.upper()}iB", 1024**power) for letter, power in reversed(_POWERS.items())]
+    units += [(f"{letter.upper()}B", 1000**power) for letter, power in reversed(_POWERS.items())]
+    written = [f"{size // factor}{unit}" for unit, factor in [*units, ("B", 1)] if size % factor == 0 and size]
+    return min(written, key=len, default="0B")
+
+
+def exact_duration(seconds: float) -> str:
+    """The shortest way to write exactly this number of whole milliseconds, in seconds.
+
+    >>> exact_duration(300.0), exact_duration(5400.0), exact_duration(0.25), exact_duration(86400.0)
+    ('5m', '90m', '250ms', '1d')
+    """
+    thousandths = round(seconds * 1000)
+    units = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+    return next(f"{thousandths // factor}{unit}" for unit, factor in units if thousandths % factor == 0)
 
 
 def parse_duration(text: str) -> float:

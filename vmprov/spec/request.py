@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vmprov.errors import SpecError
-from vmprov.spec.names import check_image_name, check_name, check_network_name, check_serial_number
-from vmprov.spec.quantities import format_size, parse_duration, parse_size
+from vmprov.spec.machine import Machine
+from vmprov.spec.names import check_name, check_serial_number
 
-MIB = 1024**2
 MOST_VMS = 1000
-DEFAULT_LIMIT = 600.0
-SMALLEST_MEMORY = 32 * MIB
-SMALLEST_DISK = MIB
-
-
-def _size(value: object) -> object:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def _duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
+# Where an option is not called what its field is.
+_OPTIONS = {
+    ("networks",): "--network",
+    ("disks",): "--extra-disk",
+    ("http_boot",): "--boot-url",
+    ("http_boot", "url"): "--boot-url",
+    ("http_boot", "ca"): "--ca",
+    ("http_boot", "dns"): "--boot-dns",
+    ("smbios", "manufacturer"): "--manufacturer",
+    ("smbios", "product"): "--product",
+    ("boot_certificates",): "--boot-certificate",
+}
 
 
 def _lab_name(name: str) -> str:
     return check_name(name, "lab name")
 
 
-Size = Annotated[int, BeforeValidator(_size)]
-Seconds = Annotated[float, BeforeValidator(_duration)]
-
-
-class CreateRequest(BaseModel):
-    """What to make. Sizes in bytes (or text such as ``2GiB``), ``timeout`` in seconds (or text such as ``5m``).
-
-    ``timeout`` of ``None`` means: the flow's own limit, or ten minutes.
-    ``consoles``: serial ports of each; at least as many as the flow listens to are made.
+class CreateRequest(Machine):
+    """What to make: machines of one shape, and how many, how they are called, and how to go about it.
 
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
-    ``network`` is ``per-vm``, ``shared``, ``isolated``, or the name of an existing libvirt network.
-    ``image`` may be empty: a machine with a blank disk, ready as soon as it is powered on.
     ``driver`` may be empty: the host's default.
-    ``flow`` is a shipped flow's name or a file; empty: ready is when SSH answers, or the login prompt shows.
     ``parallel`` of 0 means: as many at once as the host's cores and memory suggest.
+    ``on_failure``: what becomes of a VM that fails, and of the others: it is undone alone; it is ``keep``-t; the whole
+    batch is undone; or nothing more is begun, and everything stays. ``keep_on_failure``: the same as ``keep``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int | None = Field(default=None, ge=1, le=MOST_VMS)
     name: Annotated[str, AfterValidator(lambda name: check_name(name) if name else name)] = ""
     lab: Annotated[str, AfterValidator(lambda name: _lab_name(name) if name else name)] = ""
-    image: Annotated[str, AfterValidator(lambda name: check_image_name(name) if name else name)] = "debian-12"
     driver: str = ""
-    flow: str = ""
-    network: Annotated[str, AfterValidator(check_network_name)] = "per-vm"
-    cpus: int = Field(default=1, ge=1, le=256)
-    memory: Size = Field(default=1024 * MIB, ge=SMALLEST_MEMORY)
-    disk: Size | None = Field(default=None, ge=SMALLEST_DISK)
-    consoles: int = Field(default=1, ge=1, le=2)
     serial_numbers: tuple[Annotated[str, AfterValidator(check_serial_number)], ...] = ()
-    timeout: Annotated[Seconds, Field(gt=0)] | None = None
     parallel: int = Field(default=0, ge=0, le=MOST_VMS)
+    on_failure: Literal["rollback-vm", "keep", "rollback-lab", "stop"] = "rollback-vm"
     keep_on_failure: bool = False
 
     @model_validator(mode="after")
@@ -84,7 +59,9 @@ class CreateRequest(BaseModel):
 
     @classmethod
     def parse(cls, **wanted: Any) -> CreateRequest:
-        """A valid request, or :class:`SpecError` with every problem found."""
+        """A valid request, or :class:`SpecError` with every problem found; ``network`` may stand for ``networks``."""
+        if "network" in wanted:
+            wanted["networks"] = wanted.pop("network")
         try:
             return cls(**wanted)
         except ValidationError as invalid:
@@ -92,9 +69,20 @@ class CreateRequest(BaseModel):
             raise SpecError("; ".join(problems), problems=problems) from invalid
 
     @property
-    def limit(self) -> float:
-        """Seconds from power-on to the verdict."""
-        return DEFAULT_LIMIT if self.timeout is None else self.timeout
+    def policy(self) -> str:
+        """What becomes of VMs that fail."""
+        return "keep" if self.keep_on_failure else self.on_failure
+
+    @property
+    def machine(self) -> Machine:
+        """The shape of each machine alone."""
+        return Machine(**{name: value for name, value in self.given().items() if name in Machine.model_fields})
+
+    def refuse_conflicts(self) -> None:
+        """Raise :class:`SpecError` if there are wishes that do not go together."""
+        problems = [f"{option(field)}: {why}" for field, why in self.conflicts()]
+        if problems:
+            raise SpecError("; ".join(problems), problems=problems)
 
     def vm_names(self, taken: set[str]) -> list[str]:
         """The VMs' names. Numbers go up from 1; where no name was asked for, those in ``taken`` are passed over."""
@@ -107,18 +95,29 @@ class CreateRequest(BaseModel):
         return [next(free) for _ in range(wanted)]
 
 
+def option(*fields: str) -> str:
+    """The option of ``vmprov create`` for a field.
+
+    >>> option("http_boot", "ca"), option("keep_on_failure"), option("disks", "size")
+    ('--ca', '--keep-on-failure', '--extra-disk')
+    """
+    for length in range(len(fields), 0, -1):
+        if fields[:length] in _OPTIONS:
+            return _OPTIONS[fields[:length]]
+    return f"--{fields[0].replace('_', '-')}" if fields else ""
+
+
 def _sentence(error: Any) -> str:
     """One problem found by pydantic, in the words of the command line."""
-    field = str(error["loc"][0]) if error["loc"] else ""
+    fields = tuple(step for step in error["loc"] if isinstance(step, str))
     given = error.get("input")
     limits = error.get("ctx", {})
-    option = f"--{field.replace('_', '-')}" if field else ""
+    named = option(*fields)
     if error["type"] == "greater_than_equal":
-        least = limits["ge"]
-        if field in ("memory", "disk"):
-            least, given = format_size(int(least)), format_size(int(given))
-        return f"{option} must be at least {least}, not {given}"
+        return f"{named} must be at least {limits['ge']}, not {given}"
     if error["type"] == "less_than_equal":
-        return f"{option} must be at most {limits['le']}, not {given}"
+        return f"{named} must be at most {limits['le']}, not {given}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{option}: {message}" if option else message
+    if named and message.startswith("must be"):
+        return f"{named} {message}"
+    return f"{named}: {message}" if named else message

@@ -1,0 +1,105 @@
+"""Adoption: somebody else's network gets boot options while VMs of ours need them, and is restored afterwards.
+
+The original definition is written down before anything is changed. Each VM that needs the options owns a record of the
+adoption; whoever removes the last one restores the network. One lock per host and network keeps the two from meeting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmprov.engine.context import Context
+from vmprov.errors import Failed, InUse
+from vmprov.events import Note
+from vmprov.locks import exclusive
+from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition
+from vmprov.store import Owned, VMRecord
+from vmprov.waiting import Deadline
+
+KIND = "adopted network"
+_LIMIT = 300.0
+
+
+@contextmanager
+def _locked(ctx: Context, network: str) -> Iterator[None]:
+    lock = ctx.home.lock(f"{ctx.host.slug}-network-{network}")
+    with exclusive(lock, Deadline(_LIMIT), f"network {network}", cancel=ctx.cancel):
+        yield
+
+
+def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
+    """Add boot options to a network, or join those who did; raises :class:`InUse` while machines run on it."""
+    told = json.dumps([boot.url, boot.hosts()])
+    file = ctx.home.adopted(ctx.host.slug, network)
+    with _locked(ctx, network):
+        current = ctx.hypervisor.network_definition(network)
+        others = _records(ctx, network)
+        if any(other.detail["told"] != told for other in others):
+            raise Failed(
+                f"network {network} tells the machines of {others[0].vm} to boot from another URL",
+                hint="delete these first, or use a network per VM",
+            )
+        if adopter(current) not in ("", ctx.store.installation):
+            raise InUse(f"network {network} is adopted by another vmprov (installation {adopter(current)})")
+        if not others:
+            _write(file, current)
+        ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind=KIND, name=network, told=told)
+        if not adopter(current):
+            original = file.read_text()
+            wanted = adopted_xml(original, boot, ctx.store.installation)
+            if not ctx.hypervisor.redefine_network(wanted):
+                ctx.hypervisor.redefine_network(original)
+                raise InUse(
+                    f"network {network} cannot be adopted while machines run on it: it has to be restarted",
+                    hint="stop them, or use another network",
+                )
+
+
+def release(ctx: Context, owned: Owned) -> None:
+    """Forget that a VM needs the options, and restore the network if no other does."""
+    with _locked(ctx, owned.name):
+        if not [other for other in _records(ctx, owned.name) if other.id != owned.id]:
+            _restore(ctx, owned)
+            ctx.home.adopted(ctx.host.slug, owned.name).unlink(missing_ok=True)
+        ctx.store.disown(owned.id)
+
+
+def _restore(ctx: Context, owned: Owned) -> None:
+    if owned.name not in {network.name for network in ctx.hypervisor.networks()}:
+        return
+    current = ctx.hypervisor.network_definition(owned.name)
+    active = next(network.active for network in ctx.hypervisor.networks() if network.name == owned.name)
+    file = ctx.home.adopted(ctx.host.slug, owned.name)
+    original = file.read_text() if file.exists() else ""
+    if adopter(current) != ctx.store.installation:
+        # It was never changed, or is restored; but it may have been stopped for that.
+        if original and not active:
+            ctx.hypervisor.redefine_network(current)
+        return
+    url, hosts = json.loads(owned.detail["told"])
+    boot = Boot(url, {name: address for address, names in hosts.items() for name in names})
+    without = given_back_xml(current, boot)
+    # What somebody else changed meanwhile stays; only what we added goes.
+    restored = original if original and same_definition(without, original) else without
+    if not ctx.hypervisor.redefine_network(restored):
+        why = "machines of others run on it; it forgets its boot options when it starts the next time"
+        ctx.events.emit(Note(text=f"network {owned.name} is restored, but {why}"))
+
+
+def _records(ctx: Context, network: str) -> list[Owned]:
+    return [owned for owned in ctx.store.owned(kind=KIND) if (owned.host, owned.name) == (ctx.host.name, network)]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write it so that it is on the disk before anything is changed."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished = path.with_name(f".{path.name}.part")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

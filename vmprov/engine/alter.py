@@ -1,0 +1,144 @@
+"""Altering a VM where it is: to what is wanted now, or back to what it was before somebody else altered it."""
+
+from __future__ import annotations
+
+from vmprov.console.keeper import ensure_keeper
+from vmprov.engine import power
+from vmprov.engine.context import Context
+from vmprov.engine.definition import keep_definition, kept_definition
+from vmprov.engine.nics import connect, make_shared_networks
+from vmprov.engine.plan import Change, wishes_of
+from vmprov.engine.prepare import disk_volume, make_consoles, make_disk
+from vmprov.engine.ready import proof_of
+from vmprov.engine.watch import Beginning, begin
+from vmprov.errors import WaitTimeout
+from vmprov.events import Note
+from vmprov.hypervisor import DomainState
+from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
+from vmprov.store import VMRecord, labels_column
+from vmprov.waiting import Deadline
+
+# Seconds for which a guest is asked to shut down, before the plug is pulled.
+_SHUTDOWN_LIMIT = 60.0
+
+
+class Alteration:
+    """One change of one VM, and the way back."""
+
+    def __init__(self, ctx: Context, change: Change) -> None:
+        assert change.record is not None
+        self._ctx = ctx
+        self._change = change
+        self._vm: VMRecord = change.record
+        self._definition = ""
+        self._was_running = False
+
+    def do(self) -> Beginning | None:
+        """Make the change; returns where the watch begins if the VM was powered on for it.
+
+        The record is changed last: whatever is killed before that is found again as a difference.
+        """
+        ctx, vm, change = self._ctx, self._vm, self._change
+        found = ctx.hypervisor.domain(vm.domain)
+        self._was_running = found.state in (DomainState.RUNNING, DomainState.PAUSED)
+        if found.state is DomainState.PAUSED:
+            ctx.hypervisor.resume_domain(vm.domain)
+        if change.reboot:
+            self._power_off()
+        if any(reason.field == "network" for reason in change.reasons):
+            make_shared_networks(ctx, [vm])
+            connect(ctx, vm)
+        self._define(found.state is DomainState.MISSING)
+        self._record()
+        if self._was_running and not change.reboot:
+            return None
+        return self._power_on()
+
+    def undo(self) -> None:
+        """Give the VM back what it had."""
+        if not self._definition:
+            return
+        ctx, vm = self._ctx, self._vm
+        ctx.hypervisor.power_off_domain(vm.domain)
+        ctx.hypervisor.define_domain(self._definition)
+        ctx.store.update_vm(
+            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels),
+            protected=vm.protected, state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
+        )  # fmt: skip
+        if self._was_running:
+            ctx.hypervisor.start_domain(vm.domain)
+
+    def drop_disks(self) -> None:
+        """Remove the volumes of data disks that the VM no longer has."""
+        ctx, vm = self._ctx, self._vm
+        for name in self._change.lost:
+            volume = disk_volume(vm, name)
+            ctx.hypervisor.remove_volume(ctx.host.pool, volume)
+            for owned in ctx.store.owned(vm=vm.name, kind="volume"):
+                if owned.name == volume:
+                    ctx.store.disown(owned.id)
+
+    def _power_off(self) -> None:
+        try:
+            power.stop(self._ctx, self._vm, Deadline(_SHUTDOWN_LIMIT), force=False)
+        except WaitTimeout:
+            self._ctx.events.emit(Note(text=f"{self._vm.name} does not shut down when asked; pulling the plug"))
+            self._ctx.hypervisor.power_off_domain(self._vm.domain)
+
+    # the definition
+
+    def _define(self, missing: bool) -> None:
+        """Give the domain its definition: the one it has, or the kept one, with what is wanted put into it."""
+        ctx, vm = self._ctx, self._vm
+        fields = {reason.field for reason in self._change.reasons}
+        if not missing:
+            self._definition = ctx.hypervisor.domain_definition(vm.domain)
+        # Of a definition that others changed, more may be wrong than we look at.
+        drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
+        if not drifted and not fields & set(_DEFINED):
+            return
+        wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
+        definition = kept_definition(ctx, vm) if drifted else self._definition
+        definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
+        if "disk" in fields and wanted.disk is not None:
+            ctx.hypervisor.grow_volume(ctx.host.pool, disk_volume(vm, ""), wanted.disk)
+        definition = self._with_data_disks(definition) if "disks" in fields else definition
+        ctx.hypervisor.define_domain(definition)
+        keep_definition(ctx, vm)
+
+    def _with_data_disks(self, definition: str) -> str:
+        ctx, vm = self._ctx, self._vm
+        assert self._change.wanted is not None
+        for disk in vm.machine.disks:
+            volume = ctx.hypervisor.volume(ctx.host.pool, disk_volume(vm, disk.name))
+            if volume is not None and disk.name in self._change.lost:
+                definition = without_disk(definition, volume.path)
+        for disk in self._change.wanted.disks:
+            made = make_disk(ctx, vm, disk)
+            definition = with_disk(definition, made.path, serial=made.serial)
+        return definition
+
+    def _record(self) -> None:
+        wanted = self._change.wanted
+        if wanted is None:
+            return
+        machine = wishes_of(wanted)
+        self._ctx.store.update_vm(
+            self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
+            spec=machine.model_dump_json(), labels=labels_column(wanted.labels),
+            protected=wanted.protect,
+        )  # fmt: skip
+
+    def _power_on(self) -> Beginning:
+        ctx, vm = self._ctx, self._ctx.store.vm(self._vm.name)
+        ctx.stage(vm.name, "power on")
+        make_consoles(ctx, vm)
+        ensure_keeper(ctx.home, ctx.settings, ctx.runner)
+        flow, proof = proof_of(vm, None)
+        beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
+        ctx.hypervisor.start_domain(vm.domain)
+        return beginning
+
+
+# What a definition says.
+_DEFINED = ("cpus", "memory", "disk", "disks", "nics", "consoles")

@@ -1,0 +1,173 @@
+"""What the NICs of VMs are on: networks of ours, each with a subnet that nobody uses, or what is there already."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+
+from vmprov import addressing
+from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
+from vmprov.engine import adoption
+from vmprov.engine.context import Context
+from vmprov.errors import Failed, NameTaken
+from vmprov.hypervisor import Mark, Network, foreign
+from vmprov.networks import BRIDGE, Boot, NetworkPlan, Reservation
+from vmprov.spec.machine import HttpBoot, Machine
+from vmprov.store import Nic, VMRecord
+
+# How many subnets that look free may turn out to be taken before we give up.
+_SUBNET_TRIES = 8
+
+
+def make_shared_networks(ctx: Context, vms: Sequence[VMRecord]) -> None:
+    """Make those networks that VMs share with their lab, unless they are there; the lab's lock must be held."""
+    made: set[tuple[str, bool]] = set()
+    for vm in vms:
+        for place, mode in enumerate(vm.machine.networks):
+            network = vm.nics[place].network, place == 0
+            if mode in ("shared", "isolated") and network not in made:
+                made.add(network)
+                _shared_network(ctx, vm, place, mode)
+
+
+def connect(ctx: Context, vm: VMRecord) -> None:
+    """Make the VM's own networks, and record what its NICs are on."""
+    machine = vm.machine
+    for place, (mode, nic) in enumerate(zip(machine.networks, vm.nics, strict=True)):
+        if mode == "per-vm":
+            _own_network(ctx, vm, place)
+        elif not mode.startswith(BRIDGE):
+            if machine.adopt and place == 0 and machine.http_boot is not None:
+                adoption.adopt(ctx, vm, nic.network, boot_of(machine.http_boot))
+            _join_network(ctx, vm, place)
+
+
+def boot_of(wanted: HttpBoot | None) -> Boot:
+    """What a network has to tell for a wish."""
+    if wanted is None:
+        return Boot()
+    return Boot(wanted.url, {name: str(address) for name, address in wanted.dns.items()})
+
+
+def _own_network(ctx: Context, vm: VMRecord, place: int) -> None:
+    """A network for this VM alone, unless it has it; the VM's address is known before it boots."""
+    nic = vm.nics[place]
+    mark = Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
+    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
+    if existing is not None and existing.mark == mark and nic.bridge:
+        _see_active(ctx, existing)
+        return
+    kind = "v" if place == 0 else chr(ord("a") + place - 1)
+    bridge = addressing.bridge_name(ctx.store.installation, kind, vm.id)
+    subnet = _create_network(
+        ctx, nic, bridge, "per-vm", mark, vm.machine, first=place == 0, prefix=PER_VM_PREFIX, reserve_for=vm.name
+    )
+    address = str(subnet.first) if vm.machine.dhcp else ""
+    ctx.store.update_nic(vm.name, place, bridge=bridge, address=address)
+
+
+def _shared_network(ctx: Context, vm: VMRecord, place: int, mode: str) -> None:
+    nic = vm.nics[place]
+    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
+    mark = Mark(installation=ctx.store.installation, lab=vm.lab)
+    if existing is not None and existing.mark == mark:
+        _check_alike(ctx, vm, nic.network, first=place == 0)
+        _see_active(ctx, existing)
+        return
+    bridge = addressing.bridge_name(ctx.store.installation, "l" if mode == "shared" else "i", vm.id)
+    _create_network(ctx, nic, bridge, mode, mark, vm.machine, first=place == 0, prefix=SHARED_PREFIX)
+
+
+def _see_active(ctx: Context, network: Network) -> None:
+    """Start a network of ours that somebody stopped."""
+    if not network.active:
+        ctx.hypervisor.start_network(network.name)
+
+
+def _check_alike(ctx: Context, vm: VMRecord, network: str, *, first: bool) -> None:
+    """Raise :class:`Failed` if a network of the lab tells machines something else than this VM wants."""
+    owned = [owned for owned in ctx.store.owned(lab=vm.lab, vm="", kind="network") if owned.name == network]
+    if first and owned and owned[0].detail.get("told", "") != _told(vm.machine, first=True):
+        raise Failed(
+            f"lab {vm.lab} has a {vm.machine.networks[0]} network already, which boots machines differently",
+            hint="choose another --lab, or a network per VM",
+        )
+
+
+def _told(machine: Machine, *, first: bool) -> str:
+    """What a network tells, as it is recorded: how one that exists is compared with what is wanted."""
+    boot = boot_of(machine.http_boot if first else None)
+    return json.dumps([machine.dhcp, boot.url, boot.hosts()])
+
+
+def _join_network(ctx: Context, vm: VMRecord, place: int) -> None:
+    """A network that exists; the VM's address is known once it has asked for one."""
+    name = vm.nics[place].network
+    network = next((network for network in ctx.hypervisor.networks() if network.name == name), None)
+    if network is None:
+        raise Failed(f"network {name!r} is not on {ctx.host.name} any more")
+    ctx.store.update_nic(vm.name, place, bridge=network.bridge)
+
+
+def _create_network(
+    ctx: Context,
+    nic: Nic,
+    bridge: str,
+    mode: str,
+    mark: Mark,
+    machine: Machine,
+    *,
+    first: bool,
+    prefix: int,
+    reserve_for: str = "",
+) -> Subnet:
+    """Lease a subnet that nobody uses and make a network of it; other candidates are tried when one is taken."""
+    host, store = ctx.host.name, ctx.store
+    existing = {network.name: network for network in ctx.hypervisor.networks()}
+    if nic.network in existing:
+        theirs = foreign(existing[nic.network].mark, store.installation)
+        raise NameTaken(
+            f"there is a network called {nic.network!r} on {host} already",
+            hint="it is not ours to use" if theirs else "run: vmprov delete",
+        )
+    taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
+    told = _told(machine, first=first)
+    store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=nic.network, told=told)
+    refusal: NameTaken | None = None
+    # What was handed out for a network that is lost is used again, so that addresses stay.
+    held = store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm)
+    again = deque(known for value in held if not any((known := IPv4Network(value)).overlaps(one) for one in taken))
+    for _ in range(_SUBNET_TRIES):
+        ctx.cancel.check()
+        leased = (
+            again.popleft()
+            if again
+            else store.lease_subnet(
+                host=host,
+                lab=mark.lab,
+                vm=mark.vm,
+                candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
+            )
+        )
+        if leased is None:
+            break
+        subnet = Subnet(leased)
+        reservations = [Reservation(nic.mac, reserve_for, str(subnet.first))] if reserve_for else []
+        boot = boot_of(machine.http_boot if first else None)
+        plan = NetworkPlan(nic.network, bridge, mode, subnet, reservations, mark, dhcp=machine.dhcp, boot=boot)
+        try:
+            ctx.hypervisor.create_network(plan.to_xml())
+        except NameTaken as problem:
+            refusal = problem
+            taken.add(leased)
+            store.release(host=host, kind="subnet", value=str(leased))
+        else:
+            return subnet
+    if refusal is not None:
+        raise Failed(f"no network could be made: {refusal}") from refusal
+    raise Failed(
+        f"no free /{prefix} subnet is left in {ctx.settings.subnets}",
+        hint="delete VMs, or give another range in VMPROV_SUBNETS",
+    )

@@ -1,0 +1,283 @@
+"""What has to be done: a pure function of what is wanted, what is recorded, and what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from vmprov.engine.observe import Seen
+from vmprov.errors import Failed
+from vmprov.hypervisor import DomainState
+from vmprov.hypervisor.hardware import Hardware
+from vmprov.spec.lab import VMSpec, Wishes
+from vmprov.spec.machine import Disk
+from vmprov.spec.quantities import format_size
+from vmprov.store import VMRecord
+
+
+class Action(StrEnum):
+    """What is done to a VM.
+
+    ``CREATE``: it is made. ``ADOPT``: a domain that exists is recorded, and not touched. ``CHANGE``: it gets what is
+    wanted now. ``MEND``: it gets what it had. ``REPLACE``: it is made anew, with its name, addresses and data disks,
+    and a new system disk. ``DELETE``: it is removed with all that belongs to it.
+    """
+
+    CREATE = "create"
+    ADOPT = "adopt"
+    CHANGE = "change"
+    MEND = "mend"
+    REPLACE = "replace"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why: a field that differs, ``was`` -> ``wanted``; or what is the matter with it, in ``was``.
+
+    ``drift``: the record is as wanted, and what exists is not.
+    """
+
+    field: str
+    was: str
+    wanted: str = ""
+    drift: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.was} -> {self.wanted}" if self.wanted else f"{self.field}: {self.was}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one VM, why, and what it costs: whether it is off meanwhile, and which disks are lost."""
+
+    action: Action
+    name: str
+    reasons: tuple[Reason, ...] = ()
+    wanted: VMSpec | None = None
+    record: VMRecord | None = None
+    reboot: bool = False
+    lost: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {
+            "action": self.action.value,
+            "kind": "vm",
+            "name": self.name,
+            "reasons": [
+                {"field": one.field, "was": one.was, "wanted": one.wanted, "drift": one.drift} for one in self.reasons
+            ],
+            "reboot": self.reboot,
+            "data_lost": list(self.lost),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be done to a lab's VMs, in the order of the file; ``kept`` are the VMs that stay as they are."""
+
+    lab: str
+    changes: tuple[Change, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def only(self, targets: Sequence[str]) -> Plan:
+        """The part of the plan that is about some VMs."""
+        chosen = tuple(change for change in self.changes if change.name in targets)
+        return Plan(self.lab, chosen, tuple(name for name in self.kept if name in targets))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints."""
+        return {"lab": self.lab, "changes": [one.to_json() for one in self.changes], "unchanged": list(self.kept)}
+
+
+def make_plan(
+    lab: str,
+    wanted: Sequence[VMSpec],
+    records: Sequence[VMRecord],
+    seen: Mapping[str, Seen],
+) -> Plan:
+    """What makes the lab as it is wanted; a record whose VM is not wanted (any more) is deleted.
+
+    Raises :class:`Failed` if a protected VM would be deleted or made anew.
+    """
+    recorded = {vm.name: vm for vm in records}
+    names = {spec.name for spec in wanted}
+    changes: list[Change] = []
+    kept: list[str] = []
+    for spec in wanted:
+        record = recorded.get(spec.name)
+        if record is None:
+            changes.append(Change(Action.CREATE, spec.name, wanted=spec))
+            continue
+        change = _change(spec, record, seen[spec.name])
+        if change is None:
+            kept.append(spec.name)
+        else:
+            changes.append(change)
+    for name, record in recorded.items():
+        if name not in names:
+            lost = () if record.adopted else ("system disk", *(disk.name for disk in record.machine.disks))
+            changes.append(Change(Action.DELETE, name, (Reason("name", "not in the file"),), record=record, lost=lost))
+    _refuse_touching_protected(changes)
+    return Plan(lab, tuple(changes), tuple(kept))
+
+
+def _refuse_touching_protected(changes: Sequence[Change]) -> None:
+    names = [one.name for one in changes if one.lost and one.record is not None and one.record.protected]
+    if names:
+        raise Failed(
+            f"{', '.join(names)} would lose data and is protected",
+            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
+        )
+
+
+def wishes_of(spec: VMSpec) -> Wishes:
+    """What is wished for a VM, without what it is called."""
+    return Wishes(**{name: value for name, value in spec.given().items() if name in Wishes.model_fields})
+
+
+def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
+    """How a VM differs from what is recorded of it."""
+    return tuple(_drift(record, seen))
+
+
+def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+    machine, before = wishes_of(spec), record.machine
+    differences = list(_differences(before, machine)) if machine != before else []
+    reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
+    if not reasons:
+        return None
+    heaviest = max((cost for _, cost in differences), default=_Cost.NONE)
+    ruined = _ruined(record, seen)
+    if ruined:
+        reasons = (Reason("state", ruined, drift=True), *(reason for reason in reasons if not reason.drift))
+    if ruined or heaviest is _Cost.SYSTEM_DISK:
+        gone = [disk.name for disk in before.disks if disk.name not in {now.name for now in machine.disks}]
+        return Change(Action.REPLACE, spec.name, reasons, spec, record, reboot=True, lost=("system disk", *gone))
+    lost = tuple(disk.name for disk in before.disks if not _kept(disk, machine.disks))
+    reboot = heaviest is not _Cost.NONE or any(reason.field in _NEEDS_REBOOT for reason in reasons if reason.drift)
+    action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
+    running = seen.state is DomainState.RUNNING
+    return Change(action, spec.name, reasons, spec, record, reboot=reboot and running, lost=lost)
+
+
+# what is wanted now, against what was wanted
+
+
+class _Cost(StrEnum):
+    """What a changed field costs; the later, the more."""
+
+    NONE = "0"
+    REBOOT = "1"
+    SYSTEM_DISK = "2"
+
+
+# Fields of a machine that can be changed where they are. All others end in a new system disk.
+_COSTS = {
+    "cpus": _Cost.REBOOT,
+    "memory": _Cost.REBOOT,
+    "disk": _Cost.REBOOT,
+    "disks": _Cost.REBOOT,
+    "flow": _Cost.NONE,
+    "timeout": _Cost.NONE,
+    "ready": _Cost.NONE,
+    "ttl": _Cost.NONE,
+}
+# Of these, the record's own columns know better: they can be changed by commands.
+_IN_COLUMNS = ("labels", "protect")
+_SIZES = ("memory", "disk")
+
+
+def _differences(before: Wishes, now: Wishes) -> Iterator[tuple[Reason, _Cost]]:
+    for name in type(now).model_fields:
+        was, wanted = getattr(before, name), getattr(now, name)
+        if was == wanted or name in _IN_COLUMNS:
+            continue
+        cost = _COSTS.get(name, _Cost.SYSTEM_DISK)
+        if name == "disk" and _smaller(was, wanted):
+            cost = _Cost.SYSTEM_DISK
+        yield Reason(name, _told(name, was), _told(name, wanted)), cost
+
+
+def _smaller(was: int | None, wanted: int | None) -> bool:
+    """Whether a system disk would shrink, as far as sizes are given; the image's own size is not known here."""
+    return wanted is None or (was is not None and wanted < was)
+
+
+def _kept(disk: Disk, wanted: Sequence[Disk]) -> bool:
+    """Whether a data disk stays: it may grow, but not shrink."""
+    return any(now.name == disk.name and now.size >= disk.size for now in wanted)
+
+
+def _told(name: str, value: object) -> str:
+    if name in _SIZES and isinstance(value, int):
+        return format_size(value)
+    if name == "disks" and isinstance(value, tuple):
+        return ", ".join(f"{disk.name} ({format_size(disk.size)})" for disk in value) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _about_record(spec: VMSpec, record: VMRecord) -> Iterator[Reason]:
+    """What only we know of a VM, and its guest does not notice."""
+    if dict(spec.labels) != dict(record.labels):
+        yield Reason("labels", _labels(record.labels), _labels(spec.labels))
+    if spec.protect != record.protected:
+        yield Reason("protect", str(record.protected).lower(), str(spec.protect).lower())
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
+
+
+# what is recorded, against what exists
+
+_NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles")
+
+
+def _ruined(record: VMRecord, seen: Seen) -> str:
+    """Why the VM cannot be mended, if so: it was never finished, or what it consists of is lost."""
+    if record.state in ("creating", "deleting", "broken"):
+        return f"it is {record.state}, and nobody is at work on it"
+    if record.state == "failed" or record.verdict not in ("success", ""):
+        return f"it failed: {record.why or record.verdict}"
+    if seen.half_made:
+        return "its domain was only half made"
+    gone = [thing for thing in seen.lost if thing.startswith("volume")]
+    return f"{gone[0]} is lost" if gone else ""
+
+
+def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
+    if ruined := _ruined(record, seen):
+        yield Reason("state", ruined, drift=True)
+        return
+    if seen.state is not DomainState.RUNNING:
+        yield Reason("state", str(seen.state), "running", drift=True)
+    for thing in seen.lost:
+        yield Reason("network", f"{thing.removeprefix('network ')} is lost", drift=True)
+    for name in seen.idle:
+        yield Reason("network", f"{name} is stopped", drift=True)
+    if seen.hardware is not None and not record.adopted:
+        yield from _hardware(record, seen.hardware)
+
+
+def _hardware(record: VMRecord, hardware: Hardware) -> Iterator[Reason]:
+    """What somebody changed in the domain's definition."""
+    if hardware.cpus != record.cpus:
+        yield Reason("cpus", str(hardware.cpus), str(record.cpus), drift=True)
+    # libvirt counts in KiB, vagrant in MiB.
+    if abs(hardware.memory - record.memory) >= 1024**2:
+        yield Reason("memory", format_size(hardware.memory), format_size(record.memory), drift=True)
+    wanted = tuple((nic.mac.lower(), nic.network or f"bridge:{nic.bridge}") for nic in record.nics)
+    if set(hardware.nics) != set(wanted):
+        shown = (", ".join(f"{network} ({mac})" for mac, network in nics) or "none" for nics in (hardware.nics, wanted))
+        yield Reason("nics", next(shown), next(shown), drift=True)
+    if len(hardware.logs) < record.consoles:
+        yield Reason("consoles", str(len(hardware.logs)), str(record.consoles), drift=True)

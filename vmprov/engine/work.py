@@ -1,0 +1,304 @@
+"""One operation at work on a lab: its steps, and how it went for each VM.
+
+``create``, ``apply``, ``rebuild`` and ``delete`` differ in the steps that they ask for; all else is the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from pydantic import SecretStr
+
+from vmprov.capacity import MEMORY_OVERHEAD_PER_VM
+from vmprov.console.keeper import ensure_keeper
+from vmprov.drivers import Order
+from vmprov.engine.alter import Alteration
+from vmprov.engine.context import Context
+from vmprov.engine.definition import keep_definition
+from vmprov.engine.history import remember
+from vmprov.engine.outcome import Outcome, failure_class, save_logs, verdict_kind
+from vmprov.engine.plan import Change
+from vmprov.engine.prepare import prepare_lab, prepare_vm
+from vmprov.engine.ready import Judged, NotReady, judge, proof_of
+from vmprov.engine.remove import remove_lab_if_empty, remove_vm, take_down
+from vmprov.engine.run import Run
+from vmprov.engine.steps import OnFailure, Step
+from vmprov.engine.watch import Beginning, begin
+from vmprov.errors import NotFound, NotFullyUndone, VmprovError
+from vmprov.flows.grammar import Flow
+from vmprov.flows.verdict import Verdict
+from vmprov.store import Operation, VMRecord
+from vmprov.waiting import Cancel, Deadline
+
+# Networks and seeds are quick; more threads than this only queue up inside libvirt.
+_HANDS = 8
+BOOT = "turns to boot"
+MEMORY = "memory"
+
+
+class Work:
+    """Steps on the VMs of one lab are asked for; then :meth:`do` does them, and returns how it went.
+
+    ``parallel``: so many VMs boot at once. ``memory``: bytes that the host has for VMs that are powered on now.
+    ``flows``: VM -> the flow that it has to pass; ``secrets``: VM -> what the flow types.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        operation: Operation,
+        lab: str,
+        *,
+        on_failure: OnFailure = OnFailure.ROLLBACK_VM,
+        parallel: int = 1,
+        memory: int | None = None,
+        flows: Mapping[str, Flow | None] | None = None,
+        secrets: Mapping[str, Mapping[str, SecretStr]] | None = None,
+    ) -> None:
+        self._ctx = ctx
+        # Undoing goes on although the user asked to stop.
+        self._patient = replace(ctx, cancel=Cancel())
+        self._operation = operation
+        self._lab = lab
+        self._on_failure = on_failure
+        self._parallel = parallel
+        self._capacity = {BOOT: parallel} | ({} if memory is None else {MEMORY: memory})
+        self._flows = flows or {}
+        self._secrets = secrets or {}
+        self._started = time.monotonic()
+        self._steps: list[Step] = []
+        self._made: list[str] = []
+        self._last: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._orders: dict[str, Order] = {}
+        self._beginnings: dict[str, Beginning] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._records: dict[str, VMRecord] = {}
+        # What is left, in words, of a lab whose last VM is gone.
+        self.left = ""
+
+    # asking for steps
+
+    def make(self, vm: VMRecord, *, after: Iterable[str] = (), anew: bool = False) -> None:
+        """Make a recorded VM, once those that it comes ``after`` are done.
+
+        ``anew``: its domain and system disk go first. Then it has data to lose, and is not removed if it fails.
+        """
+        shared = f"lab {self._lab}"
+        if not self._made:
+            self._add(Step(f"{shared}/share", shared, "make what the lab's machines share", do=self._share))
+        self._made.append(vm.name)
+        self._records[vm.name] = vm
+        if anew:
+            first = self._of(vm, "take down", "remove its domain and its system disk", self._take_down)
+        else:
+            first = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
+        needs = [first, f"{shared}/share"]
+        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs)]
+        self._of(
+            vm, "power on", "make its domain, and power it on", together=self._power_on,
+            needs=[*needs, *self._ends(after)], takes={BOOT: 1, MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM},
+        )  # fmt: skip
+        self._await(vm)
+
+    def change(self, change: Change, *, after: Iterable[str] = ()) -> None:
+        """Bring a VM to what is wanted, where it is; if that fails, it gets back what it had."""
+        vm = change.record
+        assert vm is not None
+        self._records[vm.name] = vm
+        alteration = Alteration(self._ctx, change)
+
+        def alter(name: str) -> None:
+            beginning = alteration.do()
+            if beginning is not None:
+                self._beginnings[name] = beginning
+
+        told = "; ".join(map(str, change.reasons))
+        self._of(
+            vm, str(change.action), told, alter, needs=self._ends(after), takes={BOOT: 1},
+            undo=lambda _: alteration.undo(),
+        )  # fmt: skip
+        self._await(vm)
+        if change.lost:
+            last = [self._last[vm.name]]
+            self._of(
+                vm, "drop disks", f"remove {', '.join(change.lost)}", lambda _: alteration.drop_disks(), needs=last
+            )
+
+    def remove(self, vm: VMRecord) -> None:
+        """Remove a VM with all that belongs to it."""
+        self._records[vm.name] = vm
+        self._of(vm, "remove", "remove it with all that belongs to it", self._remove)
+
+    def _await(self, vm: VMRecord) -> None:
+        self._of(vm, "ready", "wait until it is ready", self._ready, needs=[self._last[vm.name]], gives=(BOOT,))
+
+    def _ends(self, vms: Iterable[str]) -> list[str]:
+        """The last steps so far of those VMs that are worked on."""
+        return [self._last[vm] for vm in vms if vm in self._last]
+
+    def _of(
+        self,
+        vm: VMRecord,
+        what: str,
+        told: str,
+        do: Callable[[str], None] = lambda _: None,
+        *,
+        needs: Sequence[str] = (),
+        undo: Callable[[str], None] | None = None,
+        **more: object,
+    ) -> str:
+        """Add a step of a VM, whose actions are told its name; returns the step's key."""
+        key, name = f"{vm.name}/{what}", vm.name
+        self._add(
+            Step(
+                key, name, told, do=partial(do, name), needs=tuple(needs), undo=partial(undo, name) if undo else None,
+                **more,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+        self._last[name] = key
+        return key
+
+    def _add(self, step: Step) -> None:
+        self._steps.append(step)
+
+    # doing them
+
+    def do(self) -> list[Outcome]:
+        """Do all steps; returns an outcome for each VM, in the order in which they were asked for.
+
+        Never raises for what happens to VMs; an interruption shows as the verdict ``cancelled``.
+        """
+        run = Run(
+            self._steps,
+            journal=self._operation,
+            observer=self,
+            cancel=self._ctx.cancel,
+            workers=min(len(self._records), self._parallel) + _HANDS,
+            capacity=self._capacity,
+            on_failure=self._on_failure,
+        )
+        run.run()
+        self.left = self._remove_empty_lab()
+        return [self._outcomes.get(name) or self._succeeded(name) for name in self._records]
+
+    def _succeeded(self, name: str) -> Outcome:
+        """Nothing was told of it: all its steps were done."""
+        try:
+            vm = self._ctx.store.vm(name)
+        except NotFound:
+            return Outcome(self._records[name], "success", "removed", "", self._ctx.home.failed)
+        return Outcome(vm, "success", "ready", "", self._ctx.home.vm(name))
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 1)
+
+    # the steps
+
+    def _share(self) -> None:
+        prepare_lab(self._ctx, self._lab, [self._ctx.store.vm(name) for name in self._made])
+
+    def _take_down(self, name: str) -> None:
+        take_down(self._ctx, self._ctx.store.vm(name))
+
+    def _prepare(self, name: str) -> None:
+        order = prepare_vm(self._ctx, self._ctx.store.vm(name))
+        with self._lock:
+            self._orders[name] = order
+
+    def _power_on(self, keys: Sequence[str]) -> Mapping[str, VmprovError]:
+        """One run of the driver for all whose turn it is."""
+        ctx = self._ctx
+        names = {key.partition("/")[0]: key for key in keys}
+        orders = [self._orders[name] for name in names]
+        limit = max(self._records[name].machine.limit for name in names)
+        try:
+            ctx.cancel.check()
+            for name in names:
+                ctx.stage(name, "power on")
+                vm = ctx.store.vm(name)
+                flow, proof = proof_of(vm, self._flows.get(name))
+                self._beginnings[name] = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
+            ensure_keeper(ctx.home, ctx.settings, ctx.runner)
+            refused = ctx.driver.create(orders, events=ctx.events, cancel=ctx.cancel, deadline=Deadline(limit))
+        except VmprovError as problem:
+            refused = dict.fromkeys(names, problem)
+        return {names[name]: problem for name, problem in refused.items()}
+
+    def _ready(self, name: str) -> None:
+        """Judge a VM that was powered on; one that ran on is judged already."""
+        ctx, beginning = self._ctx, self._beginnings.get(name)
+        if beginning is None:
+            return
+        vm = ctx.store.vm(name)
+        flow, _ = proof_of(vm, self._flows.get(name) if name in self._made else None)
+        image = ctx.images.get(vm.image) if vm.image else None
+        judged = judge(ctx, vm, image, flow, beginning, self._secrets.get(name, {}))
+        if judged.verdict.kind != "success":
+            raise NotReady(judged)
+        keep_definition(ctx, vm)
+        remember(ctx, vm, judged, state="ready", seconds=self._seconds)
+        ctx.stage(name, "ready")
+
+    def _remove(self, name: str) -> None:
+        remove_vm(self._ctx, self._ctx.store.vm(name))
+
+    def _undo_making(self, name: str) -> None:
+        remove_vm(self._patient, self._ctx.store.vm(name))
+
+    # what became of them
+
+    def failed(self, subject: str, problem: VmprovError) -> None:
+        """Write down a VM's verdict, and save its logs if it is going to be undone."""
+        if subject not in self._records:
+            return
+        ctx = self._ctx
+        vm = self._now(subject)
+        if isinstance(problem, NotFullyUndone) or vm.state == "deleting":
+            self._outcomes[subject] = Outcome(vm, "failed", "broken", str(problem), ctx.home.vm(subject))
+            return
+        judged = problem.judged if isinstance(problem, NotReady) else self._unjudged(vm, problem)
+        remember(ctx, vm, judged, state="failed", seconds=self._seconds)
+        vm = self._now(subject)
+        ctx.stage(subject, vm.verdict, vm.why)
+        undoing = self._on_failure in (OnFailure.ROLLBACK_VM, OnFailure.ROLLBACK_LAB)
+        logs = save_logs(self._patient, vm) if undoing and subject in self._made else ctx.home.vm(subject)
+        self._outcomes[subject] = Outcome(vm, vm.verdict, "failed", vm.why, logs)
+
+    def _now(self, name: str) -> VMRecord:
+        try:
+            return self._ctx.store.vm(name)
+        except NotFound:
+            return self._records[name]
+
+    def _unjudged(self, vm: VMRecord, problem: VmprovError) -> Judged:
+        """It failed before its consoles could be judged."""
+        verdict = Verdict(
+            verdict_kind(problem), failure_class=failure_class(problem), why=str(problem), at=self._seconds
+        )
+        return Judged(verdict, (), vm.address)
+
+    def undone(self, subject: str, left: Sequence[str]) -> None:
+        """A VM's steps were undone; with that, one that was being made is gone."""
+        if subject not in self._records:
+            return
+        outcome = self._outcomes.get(subject) or replace(self._succeeded(subject), verdict="cancelled")
+        gone = self._ctx.store.has_vm(subject) is False
+        if left:
+            outcome = replace(outcome, state="broken", why="; ".join(filter(None, [outcome.why, *left])))
+        elif gone:
+            outcome = replace(outcome, state="removed")
+        self._outcomes[subject] = outcome
+
+    def _remove_empty_lab(self) -> str:
+        """Remove what the VMs shared once the last of them is gone; returns what is left."""
+        try:
+            remove_lab_if_empty(self._patient, self._lab)
+        except VmprovError as problem:
+            return str(problem)
+        return ""

@@ -1,0 +1,100 @@
+"""Labs from files: what would have to be done, doing it, and how what exists differs from what was wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vmprov.errors import Failed, Interrupted, NotFound
+from vmprov.views import ApplyResult, Drift
+from vmprov.workspace import Workspace
+
+if TYPE_CHECKING:
+    from vmprov.engine.context import Context
+    from vmprov.engine.plan import Plan
+    from vmprov.spec.lab import LabSpec
+
+
+class LabFiles(Workspace):
+    """What :class:`vmprov.lab.Vmprov` can do with labs that are described in files."""
+
+    def plan(self, lab: LabSpec, *, targets: Sequence[str] = ()) -> Plan:
+        """What makes the lab as it is wanted; of all VMs, or of ``targets`` (names of VMs or groups). Reads only.
+
+        Raises :class:`SpecError` for what cannot be meant, :class:`vmprov.errors.HostNotReady` if VMs exist and their
+        host does not answer, and :class:`Failed` if a protected VM would lose its data.
+        """
+        from vmprov.engine.apply import plan_lab, wanted
+
+        plan = plan_lab(self.context(lab.host, lab.driver), wanted(lab))
+        return plan.only(_chosen(lab, plan, targets)) if targets else plan
+
+    def apply(
+        self,
+        lab: LabSpec,
+        *,
+        expected: Plan | None = None,
+        targets: Sequence[str] = (),
+        on_failure: str = "rollback-vm",
+        parallel: int = 0,
+    ) -> ApplyResult:
+        """Make the lab as it is wanted; where it is, nothing is done.
+
+        ``expected``: the plan that was agreed to; raises :class:`Failed` if by now another one is needed. Other
+        arguments as for :meth:`plan` and :class:`vmprov.spec.request.CreateRequest`. Never raises for what happens
+        to one VM. While another process works on the lab, this waits.
+        """
+        from vmprov.engine.apply import apply_plan, plan_lab, wanted
+        from vmprov.engine.at_work import at_work
+        from vmprov.engine.outcome import exit_code
+        from vmprov.engine.steps import OnFailure
+
+        whole = wanted(lab)
+        ctx = self.context(lab.host, lab.driver)
+        ctx.host.up(self.events)
+        with at_work(ctx, lab.lab, "apply") as operation:
+            plan = plan_lab(ctx, whole)
+            if targets:
+                plan = plan.only(_chosen(lab, plan, targets))
+            if expected is not None and plan.to_json() != expected.to_json():
+                raise Failed(f"lab {lab.lab} changed since the plan was shown", hint="look at the new plan")
+            outcomes = apply_plan(
+                ctx, operation, whole, plan, on_failure=OnFailure(on_failure), parallel=parallel, ask=self.ask
+            )
+        code = exit_code(outcomes)
+        return ApplyResult(
+            lab=lab.lab,
+            plan=plan.to_json(),
+            vms=[self.outcome_view(outcome) for outcome in outcomes],
+            exit_code=Interrupted.exit_code if self.cancel.is_set and code == 1 else code,
+        )
+
+    def drift(self, targets: Sequence[str] = ()) -> list[Drift]:
+        """How VMs differ from what is recorded of them: of labs and VMs that are named, or of all. Reads only."""
+        from vmprov.engine.observe import observe
+        from vmprov.engine.plan import drift_of
+
+        vms = self.select(targets) if targets else self.store.vms()
+        found: dict[str, Drift] = {}
+        places = dict.fromkeys((vm.host, vm.driver) for vm in vms)
+        for host, driver in places:
+            ctx: Context = self.context(host, driver)
+            members = [vm for vm in vms if (vm.host, vm.driver) == (host, driver)]
+            seen = observe(ctx, members)
+            for vm in members:
+                reasons = [str(reason) for reason in drift_of(vm, seen[vm.name])]
+                found[vm.name] = Drift(vm=vm.name, lab=vm.lab, state=str(seen[vm.name].state), drift=reasons)
+        return [found[vm.name] for vm in vms]
+
+
+def _chosen(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> list[str]:
+    known = {vm.name for vm in lab.vms} | {change.name for change in plan.changes}
+    chosen: list[str] = []
+    for target in targets:
+        if target in lab.groups:
+            chosen += [vm.name for vm in lab.groups[target]]
+        elif target in known:
+            chosen.append(target)
+        else:
+            raise NotFound(f"lab {lab.lab} has no VM called {target!r}", hint="see: vmprov plan")
+    return chosen
