@@ -40,6 +40,7 @@ COMMANDS = {
     "host": ("host", "Start, stop and show hosts."),
     "image": ("image", "Build, import, show and delete images."),
     "flow": ("flow", "List, show and check flows: what consoles are expected to show."),
+    "day0": ("day0", "Onboard edge nodes: register them with an orchestrator, see how far they are, report."),
     "stats": ("stats", "Show how long stages took in past runs."),
     "report": ("report", "Put all that tells why a machine is as it is into one archive."),
     "doctor": ("doctor", "Check this machine and say what to mend."),

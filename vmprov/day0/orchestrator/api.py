@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from .inventory import Host, Inventory, Profile, Provider
+from .inventory import Host, Inventory, Profile, Provider, Refused
 from .service import Service
 
 # What an OS can do; whether it is asked for is said by the provider.
 _FEATURE = "SECURITY_FEATURE_SECURE_BOOT_AND_FULL_DISK_ENCRYPTION"
+_PAGE, _MOST = 20, 100
 
 
 class Registration(BaseModel):
@@ -61,9 +62,8 @@ def _compute_routes(router: APIRouter, service: Service) -> None:
         return service.reply(_host(inventory, host), 201)
 
     @router.get("/compute/hosts")
-    async def hosts() -> Response:
-        shown = [_host(inventory, host) for host in inventory.hosts]
-        return service.reply({"hosts": shown, "totalElements": len(shown), "hasNext": False})
+    async def hosts(pageSize: int = _PAGE, offset: int = 0) -> Response:
+        return service.reply(_page("hosts", [_host(inventory, host) for host in inventory.hosts], pageSize, offset))
 
     @router.get("/compute/hosts/{host_id}")
     async def host(host_id: str) -> Response:
@@ -75,9 +75,9 @@ def _compute_routes(router: APIRouter, service: Service) -> None:
         return Response(status_code=204)
 
     @router.get("/compute/instances")
-    async def instances() -> Response:
+    async def instances(pageSize: int = _PAGE, offset: int = 0) -> Response:
         shown = [_instance(inventory, host) for host in inventory.hosts if host.instance]
-        return service.reply({"instances": shown, "totalElements": len(shown), "hasNext": False})
+        return service.reply(_page("instances", shown, pageSize, offset))
 
     @router.delete("/compute/instances/{instance_id}")
     async def remove_instance(instance_id: str) -> Response:
@@ -85,18 +85,18 @@ def _compute_routes(router: APIRouter, service: Service) -> None:
         return Response(status_code=204)
 
     @router.get("/compute/os")
-    async def profiles() -> Response:
+    async def profiles(pageSize: int = _PAGE, offset: int = 0) -> Response:
         shown = [_profile(profile) for profile in inventory.profiles]
-        return service.reply({"OperatingSystemResources": shown, "totalElements": len(shown), "hasNext": False})
+        return service.reply(_page("OperatingSystemResources", shown, pageSize, offset))
 
 
 def _provider_routes(router: APIRouter, service: Service) -> None:
     inventory = service.inventory
 
     @router.get("/providers")
-    async def providers() -> Response:
+    async def providers(pageSize: int = _PAGE, offset: int = 0) -> Response:
         shown = [_provider(provider) for provider in inventory.providers]
-        return service.reply({"providers": shown, "totalElements": len(shown), "hasNext": False})
+        return service.reply(_page("providers", shown, pageSize, offset))
 
     @router.post("/providers")
     async def add_provider(body: NewProvider) -> Response:
@@ -109,6 +109,14 @@ def _provider_routes(router: APIRouter, service: Service) -> None:
     async def remove_provider(provider_id: str) -> Response:
         inventory.remove_provider(provider_id)
         return Response(status_code=204)
+
+
+def _page(key: str, items: list[dict[str, Any]], size: int, offset: int) -> dict[str, Any]:
+    """A page of a collection, as the real one hands them out."""
+    if not 1 <= size <= _MOST or offset < 0:
+        raise Refused(400, f"pageSize has to be 1 to {_MOST}, and offset not negative")
+    end = offset + size
+    return {key: items[offset:end], "totalElements": len(items), "hasNext": end < len(items)}
 
 
 def _host(inventory: Inventory, host: Host) -> dict[str, Any]:

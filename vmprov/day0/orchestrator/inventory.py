@@ -23,6 +23,7 @@ STEPS = (
     "Rebooting",
 )
 REGISTERED, ONBOARDED, RUNNING = "Host is Registered", "Onboarded", "Running"
+MISTAKEN = "Host Registration Failed: serial number and UUID belong to different hosts"
 IN_PROGRESS, PROVISIONED, FAILED = "Provisioning In Progress", "Provisioned", "Provisioning Failed"
 
 
@@ -192,6 +193,11 @@ class Inventory:
         host.instance = Instance(new_id("inst"), self.profile(provider.default_os).resource_id, provider.secure_boot)
         self.progress(host, 1)
         return host
+
+    def mistaken(self, host: Host) -> None:
+        """Another machine came with the host's serial number."""
+        host.registration = MISTAKEN
+        self.save()
 
     def progress(self, host: Host, step: int) -> None:
         """A node has come to a step; the last one is the end of provisioning."""

@@ -47,6 +47,7 @@ def _discovery_routes(router: APIRouter, service: Service) -> None:
         if host is None or inventory.faults.find("unregistered", device.serial) is not None:
             return _lines("state=NOTFOUND", *told)
         if host.uuid and host.uuid.lower() != device.uuid.lower():
+            inventory.mistaken(host)
             raise Refused(409, f"serial number {device.serial} is registered with another UUID")
         return _lines(
             "state=ONBOARDED", *told, *_admitted(service, inventory.onboard(host.serial, device.uuid, device.mac))
