@@ -106,8 +106,15 @@ def _show(lab: Practice, *, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    shown = ("cluster", "address", "boot_url", "api_url", "project", "ca_file", "credentials_file", "default_os")
-    print_object({"state": "up" if lab.up else "down", **{key: document[key] for key in shown}}, as_json=False)
+    shown = ("cluster", "address", "boot_url", "api_url", "project", "ca_file", "default_os")
+    print_object(
+        {
+            "state": "up" if lab.up else "down",
+            **{key: document[key] for key in shown},
+            "credentials": document["credentials_file"],
+        },
+        as_json=False,
+    )
     _show_faults(lab)
     if lab.nodes:
         click.echo()
@@ -121,4 +128,4 @@ def _show(lab: Practice, *, as_json: bool) -> None:
 
 def _show_faults(lab: Practice) -> None:
     shown = ", ".join(f"{one} on {one.serial}" if one.serial else str(one) for one in lab.faults)
-    click.echo(f"{'faults':<16} {shown or '-'}")
+    click.echo(f"{'faults':<14} {shown or '-'}")

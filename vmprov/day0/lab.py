@@ -168,6 +168,7 @@ class Day0Lab:
             if not known:
                 self._make_directory(wanted)
             self._start(image, wanted, events, cancel)
+            self._write_credentials()
         for fault in faults:
             self.fault(fault)
         return self.status()
@@ -271,7 +272,6 @@ class Day0Lab:
                 self._answers, Deadline(_START_LIMIT), "answer from the Day-0 lab",
                 cancel=cancel, interval=0.3, hint=f"see: docker logs {self.container}",
             )  # fmt: skip
-        self._write_credentials()
 
     def _answers(self) -> bool:
         if self._engine.status(self.container) != "running":
@@ -297,6 +297,7 @@ class Day0Lab:
             "EDGE_API_PASSWORD": lab.api_password.get_secret_value(),
             "EDGE_CA_FILE": str(lab.ca_file),
             "EDGE_CONNECT_TO": lab.address,
+            "EDGE_BOOT_URL": lab.boot_url,
         }
         lines = (f"export {name}='{value}'\n" for name, value in values.items())
         _write_private(lab.credentials_file, "".join(lines))
