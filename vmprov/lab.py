@@ -41,6 +41,7 @@ from vmprov.views import (
 from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
+    from vmprov.day0.lab import Day0Lab
     from vmprov.forward import Forward
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
@@ -434,6 +435,17 @@ class Vmprov(LabFiles):
                 hint="delete them first, or use --force: they will be powered off and stay recorded",
             )
         return host.down()
+
+    # day 0
+
+    @property
+    def day0_lab(self) -> Day0Lab:
+        """The Day-0 lab: an orchestrator of ours to practise against."""
+        from vmprov.day0.lab import Day0Lab
+
+        return Day0Lab(self.home, self.store.installation, self.engine)
+
+    # images
 
     def write_box(self, name: str, path: Path) -> Path:
         """Make a Vagrant box of the libvirt provider from an image, at ``path``; returns that.

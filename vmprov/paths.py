@@ -117,6 +117,11 @@ class Home:
         return self.root / "images" / name
 
     @property
+    def day0(self) -> Path:
+        """Certificates, keys, boot files and inventory of the Day-0 lab; ``vmprov day0 lab down`` removes it."""
+        return self.root / "day0"
+
+    @property
     def run(self) -> Path:
         """Sockets: in the state directory, or under the temporary directory where that path is too long."""
         inside = self.root / "run"
