@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import opened
+from vmprov.cli.options import chosen, duration, opened, selector_option
 from vmprov.console.capture import Capture, Follower
 from vmprov.console.lines import Line, Selection, captured, follow
 from vmprov.errors import Interrupted, NotFound, SpecError
@@ -38,6 +38,7 @@ Found = Callable[[str], bool]
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
+@selector_option
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with what arrives; end with Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last so many lines of each (with -f: default 10).")
 @click.option("--since", metavar="DURATION|TIME", help="Only since then: 10m ago, or a time such as 2030-01-31T12:00.")
@@ -50,7 +51,7 @@ Found = Callable[[str], bool]
 @click.option("--raw", is_flag=True, help="The bytes as they came; for one machine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line of output.")
 @click.pass_obj
-def logs_command(session: Session, /, targets: tuple[str, ...], **wanted: Any) -> int:
+def logs_command(session: Session, /, targets: tuple[str, ...], selector: str | None, **wanted: Any) -> int:
     """Show what machines sent to their serial consoles since power-on; all machines where none is named.
 
     Several machines' lines are merged in the order of time. Exit codes with --until: 0 all matched, 1 timeout.
@@ -59,14 +60,15 @@ def logs_command(session: Session, /, targets: tuple[str, ...], **wanted: Any) -
     options.check()
     selection, grep, until = options.selection(), _pattern(options.grep), _pattern(options.until)
     with opened(session) as vmprov:
-        logs = vmprov.console_logs(targets, options.port)
+        named = chosen(vmprov, targets, selector, required=False)
+        logs = vmprov.console_logs(named, options.port)
         if not logs:
             raise NotFound("there is no machine whose log could be shown", hint="make one with: vmprov create")
         vmprov.keep_consoles()
         printer = _Printer(logs, timestamps=options.timestamps, as_json=options.as_json)
         if options.following or until:
             session.cancel_on_signals(quietly=True)
-        present = _Present(vmprov, targets, options.port, logs, session.cancel, has_to=until is not None)
+        present = _Present(vmprov, tuple(named), options.port, logs, session.cancel, has_to=until is not None)
         if options.raw:
             _print_raw(present, logs, selection, following=options.following)
             return 0
@@ -160,10 +162,7 @@ class _Options:
 
     @property
     def seconds(self) -> float | None:
-        try:
-            return parse_duration(self.timeout) if self.timeout else None
-        except ValueError as problem:
-            raise SpecError(f"--timeout: {problem}") from problem
+        return duration("--timeout", self.timeout) if self.timeout else None
 
     def selection(self) -> Selection:
         tail = self.tail

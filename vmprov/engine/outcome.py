@@ -22,7 +22,9 @@ class Outcome:
     """How it went for one VM.
 
     ``verdict``: success, failed, timeout or cancelled. ``state``: ready; failed (and kept); removed (undone, or as
-    asked for); broken (could not be undone fully). ``logs`` is the directory in which its logs are to be found.
+    asked for); broken (could not be undone fully); refused (nothing was begun, and it is as it was); or the state of
+    a domain that was adopted.
+    ``logs`` is the directory in which its logs are to be found.
     """
 
     vm: VMRecord
