@@ -112,10 +112,26 @@ def free_subnets(within: IPv4Network, prefix: int, taken: Iterable[IPv4Network])
     """
     if prefix < within.prefixlen:
         return
-    occupied = [network for network in taken if network.overlaps(within)]
-    for candidate in within.subnets(new_prefix=prefix):
-        if not any(candidate.overlaps(network) for network in occupied):
-            yield candidate
+    # Numbers, since there may be thousands of networks, and IPv4Network takes its time to compare.
+    size = 1 << (32 - prefix)
+    occupied = sorted(map(_span, taken))
+    candidate, end = _span(within)
+    place = 0
+    while candidate + size - 1 <= end:
+        while place < len(occupied) and occupied[place][1] < candidate:
+            place += 1
+        if place < len(occupied) and occupied[place][0] < candidate + size:
+            # Behind what is there, at the next place where a subnet of this size can begin.
+            candidate = max(candidate + size, -(-(occupied[place][1] + 1) // size) * size)
+            continue
+        yield IPv4Network((candidate, prefix))
+        candidate += size
+
+
+def _span(network: IPv4Network) -> tuple[int, int]:
+    """The numbers of a network's first and last address."""
+    first = int(network.network_address)
+    return first, first + network.num_addresses - 1
 
 
 def parse_routes(table: str) -> list[IPv4Network]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
-from vmprov.events import StageChanged
+from vmprov.events import Note, StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
 from vmprov.labfiles import LabFiles
@@ -32,6 +32,7 @@ from vmprov.views import (
     DeleteResult,
     Failure,
     HostView,
+    Onboarding,
     PortVerdict,
     StageStatistics,
     Timeline,
@@ -41,6 +42,8 @@ from vmprov.views import (
 from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
+    from vmprov.day0.lab import Day0Lab
+    from vmprov.forward import Forward
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
@@ -189,6 +192,16 @@ class Vmprov(Upkeep, LabFiles):
 
         return [read_timeline(found.vm, found.directory) for found in find_vms(self.home, self.store, targets)]
 
+    def onboardings(self, targets: Sequence[str] = ()) -> list[Onboarding]:
+        """How the onboarding of VMs and of all VMs of labs went, the failed and removed ones included.
+
+        Raises :class:`NotFound`.
+        """
+        from vmprov.engine.kept import find_vms
+        from vmprov.engine.onboarding import onboarding
+
+        return [onboarding(found) for found in find_vms(self.home, self.store, targets)]
+
     def stats(self, image: str | None = None, flow: str | None = None) -> list[StageStatistics]:
         """How long each stage took in past runs, of one image and flow or of all; see :class:`StageStatistics`."""
         from vmprov.engine.statistics import stage_statistics
@@ -228,9 +241,11 @@ class Vmprov(Upkeep, LabFiles):
         something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
         """
         from vmprov.engine.kept import find_vm
-        from vmprov.engine.report import subject_of, within, write_report
+        from vmprov.engine.report import known_secrets, subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
+        for why in known_secrets(found.directory, found.vm.name)[1].values():
+            self.events.emit(Note(text=f"{why}: so look for it before you hand the report on"))
         subject = subject_of(found, self.store.installation, lambda vm: self.context(vm.host, vm.driver))
         versions = {}
         if found.vm.driver == "vagrant":
@@ -337,6 +352,23 @@ class Vmprov(Upkeep, LabFiles):
         )  # fmt: skip
         return ssh.command_line(host, login, command, batch=False)
 
+    def screen(self, name: str, *, port: int = 0) -> Forward:
+        """A port of this machine's loopback address on which a VM's screen will be, once ``serve`` is called.
+
+        Raises :class:`Failed` if the VM has no screen, or does not run.
+        """
+        from vmprov.forward import Forward
+        from vmprov.hypervisor.hardware import screen_port
+
+        vm = self.store.vm(name)
+        host = self.host(vm.host)
+        if vm.machine.graphics == "none":
+            raise Failed(f"{name} has no screen", hint="make it with: vmprov create --graphics vnc")
+        there = screen_port(host.hypervisor().domain_xml(vm.domain))
+        if there is None:
+            raise Failed(f"{name} shows nothing: it does not run", hint=f"run: vmprov start {name}")
+        return Forward(host, ("127.0.0.1", there), port)
+
     def _address_of(self, vm: VMRecord) -> str:
         """The address of a VM whose domain is not ours; raises :class:`Failed` if nobody knows it."""
         from vmprov.engine.admit import address_of
@@ -430,6 +462,17 @@ class Vmprov(Upkeep, LabFiles):
                 hint="delete them first, or use --force: they will be powered off and stay recorded",
             )
         return host.down()
+
+    # day 0
+
+    @property
+    def day0_lab(self) -> Day0Lab:
+        """The Day-0 lab: an orchestrator of ours to practise against."""
+        from vmprov.day0.lab import Day0Lab
+
+        return Day0Lab(self.home, self.store.installation, self.engine)
+
+    # images
 
     def write_box(self, name: str, path: Path) -> Path:
         """Make a Vagrant box of the libvirt provider from an image, at ``path``; returns that.

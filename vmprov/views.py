@@ -268,6 +268,33 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class Onboarding:
+    """How one machine's onboarding went, or goes.
+
+    ``os``: what its login prompt named, or "" while it has not. ``stage``: the last one entered. ``verdict`` as in
+    :class:`Timeline`, ``kind`` without class or stage; ``why``: one line that tells what decided. ``seconds``: from
+    power-on to the verdict, or up to now. ``stages``: stage -> seconds in it, all stays together, in the order in which
+    they were entered.
+    """
+
+    vm: str
+    lab: str
+    serial_number: str
+    os: str
+    flow: str
+    stage: str
+    kind: str
+    verdict: str
+    why: str
+    seconds: float
+    stages: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**asdict(self), "stages": dict(self.stages)}
+
+
+@dataclass(frozen=True)
 class StageStatistics:
     """How long a stage of a flow took machines of one image so far; times in seconds.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from vmprov.views import VMView
 from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
+    from vmprov.day0.client import Orchestrator
     from vmprov.engine.context import Context
     from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
@@ -94,6 +95,18 @@ class Workspace:
             if name not in self._hosts:
                 self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
             return self._hosts[name]
+
+    def orchestrator(self, options: Mapping[str, str] | None = None) -> Orchestrator:
+        """A client of the orchestrator that the settings name; ``options`` win over them, by field. Close it after use.
+
+        Whoever is to be asked for the password is asked last. Raises :class:`vmprov.errors.SpecError` with all that is
+        wrong or missing.
+        """
+        from vmprov.day0.client import Orchestrator
+        from vmprov.day0.config import password_of, read_settings
+
+        settings = read_settings(options, home=self.home.root)
+        return Orchestrator(settings, password_of(settings, ask=self.ask), cancel=self.cancel)
 
     def context(self, host: str, driver: str) -> Context:
         """What an operation on a host needs; ``""`` stands for the default host, and the host's default driver."""

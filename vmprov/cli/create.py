@@ -25,7 +25,8 @@ from vmprov.views import CreateResult
 @click.option("--driver", default="", help="How domains are made: vagrant (the default), or fake on a host fake:.")
 @host_option
 @machine_options
-@click.option("--serial-numbers", default="", metavar="A,B,...", help="SMBIOS serial numbers, one per machine.")
+@click.option("--serial-numbers", default="", metavar="A,B,...|@FILE",
+              help="SMBIOS serial numbers, one per machine; a file has one a line, or a column.")  # fmt: skip
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label, to choose machines by.")
 @click.option("--ttl", metavar="DURATION", help="How long they live; see: vmprov renew.")
@@ -52,11 +53,12 @@ def create_command(
     Exit codes: 0 all ready, 1 some failed, 2 bad request, 3 host not ready, 4 not fully undone, 130 interrupted.
     """
     from vmprov.spec.request import CreateRequest
+    from vmprov.spec.serials import read_serial_numbers
 
     if output == "yaml" and (as_json or not dry_run):
         raise click.UsageError("--output yaml needs --dry-run, and goes without --json")
     session: Session = context.obj
-    wanted["serial_numbers"] = tuple(number.strip() for number in wanted["serial_numbers"].split(",") if number.strip())
+    wanted["serial_numbers"] = read_serial_numbers(wanted["serial_numbers"])
     wishes = machine_wishes(given(context, wanted))
     if "labels" in wishes:
         wishes["labels"] = _labels(wishes["labels"])

@@ -56,6 +56,7 @@ def _print_list(vms: Sequence[VMView]) -> None:
         "VM": lambda vm: vm.name,
         "LAB": lambda vm: vm.lab,
         "STATE": lambda vm: vm.state,
+        "VERDICT": lambda vm: vm.told_verdict,
         "ADDRESS": lambda vm: vm.address,
         "IMAGE": lambda vm: vm.image,
         "CPUS": lambda vm: str(vm.cpus),

@@ -74,11 +74,17 @@ def watch_command(
 
 
 def _print_verdicts(views: Sequence[VMView]) -> None:
-    rows = [(view.name, view.state, view.told_verdict, view.why or "-") for view in views]
+    rows = [(view.name, view.state, view.told_verdict, _why(view)) for view in views]
     if rows:
         print_table(("VM", "STATE", "VERDICT", "WHY"), rows)
     else:
         click.echo("no machines; make some with: vmprov create --count 3", err=True)
+
+
+def _why(view: VMView) -> str:
+    """Why, and the line that told."""
+    evidence = (view.judgement or {}).get("evidence") if view.verdict == "failed" else ""
+    return " ".join(part for part in (view.why, repr(evidence) if evidence else "") if part) or "-"
 
 
 def _watch_port(session: Session, url: str, baud: int, flow: str, timeout: str, *, as_json: bool) -> int:

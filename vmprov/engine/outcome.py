@@ -11,6 +11,7 @@ from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
 from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
 from vmprov.flows.verdict import Kind
+from vmprov.paths import make_private
 from vmprov.store import VMRecord
 
 _KEPT_LOGS = 50
@@ -66,7 +67,7 @@ def save_logs(ctx: Context, vm: VMRecord) -> Path:
     source, shelf = ctx.home.vm(vm.name), ctx.home.failed
     target = shelf / f"{vm.name}-{vm.id}"
     try:
-        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(shelf)
         if source.is_dir():
             collect(ctx, vm, source)
         hidden = shutil.ignore_patterns(ctx.home.screen_password(vm.name).name)

@@ -18,6 +18,7 @@ from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
 from vmprov.locks import exclusive
+from vmprov.paths import make_private
 from vmprov.seeds import write_seed
 from vmprov.spec.machine import Disk, Machine
 from vmprov.ssh import make_key
@@ -44,7 +45,7 @@ def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
     """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
     directory = ctx.home.lab(lab)
     with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(directory)
         make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
         nics.make_shared_networks(ctx, vms)
     for name in sorted({vm.image for vm in vms if vm.image}):
@@ -57,7 +58,7 @@ def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     image = ctx.images.get(vm.image) if vm.image else None
     machine = vm.machine
     directory = ctx.home.vm(vm.name)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(directory)
     ctx.stage(vm.name, "network")
     nics.connect(ctx, vm)
     vm = ctx.store.vm(vm.name)

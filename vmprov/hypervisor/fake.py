@@ -167,9 +167,12 @@ class FakeHypervisor:
         """The definition as it was given, with its uuid, and without passwords."""
         self._enter("domain_xml", name)
         with self._world.changing() as world:
-            definition = deepcopy(_definition(_domain(world, name, "read the definition of")))
-        for screen in definition.findall("devices/graphics[@passwd]"):
-            del screen.attrib["passwd"]
+            domain = _domain(world, name, "read the definition of")
+            definition = deepcopy(_definition(domain))
+        for screen in definition.findall("devices/graphics"):
+            screen.attrib.pop("passwd", None)
+            if _active(domain) and screen.get("autoport") == "yes":
+                screen.set("port", "5900")
         return ET.tostring(definition, encoding="unicode")
 
     def domain_definition(self, name: str) -> str:

@@ -32,6 +32,11 @@ def to_yaml(lab: LabSpec) -> str:
     return write(document)
 
 
+def machine_entry(machine: Machine) -> dict[str, Any]:
+    """What was given of a machine, as it stands in a file."""
+    return {name: _plain(value, name) for name, value in machine.given().items()}
+
+
 def _network(network: NetworkSpec) -> dict[str, Any]:
     return {name: _plain(value) for name, value in _said(network).items() if name != "name"}
 

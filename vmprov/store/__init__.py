@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
 from ipaddress import IPv4Network
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
@@ -34,6 +35,13 @@ __all__ = [
 
 # Runs of flows that are remembered; the oldest make room.
 _MOST_RUNS = 10_000
+
+
+@lru_cache(maxsize=100_000)
+def _network(text: str) -> IPv4Network:
+    return IPv4Network(text)
+
+
 _VM_COLUMNS = tuple(field.name for field in fields(VMRecord))
 
 
@@ -296,10 +304,10 @@ class Store(Database):
     ) -> IPv4Network | None:
         """Hand out the first of the candidates, which are asked for knowing what is handed out already."""
         with self.transaction():
-            used = {IPv4Network(value) for value in self.leased(host=host, kind="subnet")}
+            used = {_network(value) for value in self.leased(host=host, kind="subnet")}
             chosen = next(iter(candidates(used)), None)
             if chosen is not None:
-                self.lease(host=host, kind="subnet", lab=lab, vm=vm, candidates=[str(chosen)])
+                self.write("INSERT INTO leases VALUES (?, 'subnet', ?, ?, ?)", host, str(chosen), lab, vm or None)
             return chosen
 
     def release(self, *, host: str, kind: str, value: str) -> None:
