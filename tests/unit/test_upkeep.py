@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -579,6 +583,42 @@ def test_a_rename_that_stopped_halfway_is_told_and_does_not_hinder_deleting(
 
     assert told[0] == "name: a -> b"
     assert vmprov.delete(["a"]).deleted == ["b"]
+    assert left(vmprov) == set()
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from vmprov import Settings, Vmprov
+from vmprov.errors import Failed
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+with Vmprov(Settings.from_environ()) as vmprov:
+    vmprov.host().hypervisor().fail(sys.argv[1], Failed(""), when=die)
+    vmprov.rename("a", "b")
+"""
+
+
+@pytest.mark.parametrize("command", ["rename", "delete", "apply"])
+@pytest.mark.parametrize("method", KILLS)
+def test_a_rename_that_was_killed_is_finished_by_the_next_command(
+    vmprov: Vmprov, settings: Settings, method: str, command: str
+) -> None:
+    make(vmprov, "a", disks=["1GiB"])
+    vmprov.stop(["a"])
+    environ = {**os.environ, "VMPROV_HOME": str(settings.home), "VMPROV_HOST": "fake:", "VMPROV_KEEPER": "off"}
+
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT, method], env=environ, check=False, timeout=60)
+    if command == "rename":
+        vmprov.rename("a", "b")
+    elif command == "apply":
+        lab = parse_lab("lab: lab\ndefaults: {driver: fake, image: tiny, memory: 64MiB}\nvms: {b: {disks: 1GiB}}", "x")
+        vmprov.apply(lab)
+        assert vmprov.drift(["b"])[0].drift == []
+    deleted = vmprov.delete(["a", "b"] if command == "delete" else ["b"]).deleted
+
+    assert killed.returncode == -signal.SIGKILL
+    assert deleted == ["b"]
     assert left(vmprov) == set()
 
 
