@@ -75,7 +75,7 @@ class Workspace:
         with self._lock:
             if self._store is None:
                 self.home.create()
-                self._store = Store(self.home.database)
+                self._store = Store(self.home.database, events=self.events)
             return self._store
 
     @property

@@ -67,7 +67,7 @@ def agrees(question: str) -> bool:
 @contextmanager
 def opened(session: Session, *listeners: Listener) -> Iterator[Vmprov]:
     """The state directory, with this run's cancel token."""
-    with Vmprov(listeners=listeners, cancel=session.cancel) as vmprov:
+    with Vmprov(listeners=[*listeners, *session.listeners], cancel=session.cancel) as vmprov:
         yield vmprov
 
 
