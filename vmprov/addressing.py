@@ -19,9 +19,25 @@ PER_VM_PREFIX = 28
 SHARED_PREFIX = 22
 
 
-def domain_name(installation: str, vm: str) -> str:
-    """The libvirt domain's name; it ends with the VM's name."""
-    return f"vmprov-{installation}-{vm}"
+def domain_name(installation: str, vm: str, number: int = 0) -> str:
+    """The libvirt domain's name; it ends with the VM's name.
+
+    ``number``: the VM's, where another VM that once had the name still has things that are called so.
+
+    >>> domain_name("3fa1", "web"), domain_name("3fa1", "web", 7)
+    ('vmprov-3fa1-web', 'vmprov-3fa1-7_web')
+    """
+    # A VM's name has no underscore.
+    return f"vmprov-{installation}-{number}_{vm}" if number else f"vmprov-{installation}-{vm}"
+
+
+def owner_of(installation: str, domain: str) -> str:
+    """Whom a VM's networks are called after, given its domain's name: the VM, or its number and the VM.
+
+    >>> owner_of("3fa1", "vmprov-3fa1-web"), owner_of("3fa1", "vmprov-3fa1-7_web")
+    ('web', '7_web')
+    """
+    return domain.removeprefix(f"vmprov-{installation}-")
 
 
 def network_name(installation: str, owner: str) -> str:

@@ -334,6 +334,8 @@ class _Reader:
         here = self._text[mark.index : mark.index + 1] if mark else ""
         if here == "\t":
             return Problem(place, "a tab where YAML wants spaces; use spaces", self._source)
+        if "maximum nesting depth" in said:  # the parser's own limit; it looks ahead and may meet it before ours
+            return Problem(place, f"nested more than {DEEPEST} deep", self._source)
         hint = next((hint for part, hint in _HINTS.items() if part in said), "")
         told = " ".join(f"not valid YAML: {said}{f' {context}' if context else ''}".split())[:300]
         return Problem(place, f"{told}; {hint}" if hint else told, self._source)

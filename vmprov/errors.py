@@ -14,6 +14,7 @@
     |   +-- ImageBroken         an image is truncated or not what its digest says
     |   +-- WaitTimeout         a deadline passed while waiting for something
     |   +-- InUse               something still depends on it
+    |   +-- Protected           somebody said that it must stay as it is
     |   +-- OrchestratorFailed  the orchestrator refused, or could not be asked
     |       +-- Unreachable         no connection, or no answer in time
     |       +-- NotTrusted          its certificate cannot be verified
@@ -150,6 +151,17 @@ class ServerFailed(OrchestratorFailed):
 
 class AnswerUnreadable(OrchestratorFailed):
     """What the orchestrator answers is no JSON, or JSON of another shape."""
+
+
+class Protected(Failed):
+    """VMs would lose data, and are protected."""
+
+    def __init__(self, *names: str, who: str = "") -> None:
+        """``who``: what to call them, where it is clear whom this is about."""
+        super().__init__(
+            f"{who or ', '.join(names)} {'is' if len(names) == 1 else 'are'} protected",
+            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
+        )
 
 
 class NotFullyUndone(VmprovError):

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
-from vmprov.events import StageChanged
+from vmprov.events import Note, StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
 from vmprov.labfiles import LabFiles
 from vmprov.store import VMRecord
+from vmprov.upkeep import Upkeep
 from vmprov.views import (
     CreateResult,
     DeleteResult,
@@ -41,6 +42,7 @@ from vmprov.views import (
 from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
+    from vmprov.day0.lab import Day0Lab
     from vmprov.forward import Forward
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
@@ -54,7 +56,7 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov(LabFiles):
+class Vmprov(Upkeep, LabFiles):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
@@ -239,9 +241,11 @@ class Vmprov(LabFiles):
         something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
         """
         from vmprov.engine.kept import find_vm
-        from vmprov.engine.report import subject_of, within, write_report
+        from vmprov.engine.report import known_secrets, subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
+        for why in known_secrets(found.directory, found.vm.name)[1].values():
+            self.events.emit(Note(text=f"{why}: so look for it before you hand the report on"))
         subject = subject_of(found, self.store.installation, lambda vm: self.context(vm.host, vm.driver))
         versions = {}
         if found.vm.driver == "vagrant":
@@ -335,6 +339,9 @@ class Vmprov(LabFiles):
         from vmprov import ssh
 
         vm = self.store.vm(name)
+        if vm.adopted:
+            ctx = self.context(vm.host, vm.driver)
+            return ssh.own_command_line(ctx.host, self._address_of(vm), command, name=vm.name)
         image = self._image_of(vm)
         if vm.login != "ssh" or image is None or not vm.address:
             raise Failed(f"{name} has no SSH", hint=f"use: vmprov console {name}")
@@ -362,15 +369,34 @@ class Vmprov(LabFiles):
             raise Failed(f"{name} shows nothing: it does not run", hint=f"run: vmprov start {name}")
         return Forward(host, ("127.0.0.1", there), port)
 
+    def _address_of(self, vm: VMRecord) -> str:
+        """The address of a VM whose domain is not ours; raises :class:`Failed` if nobody knows it."""
+        from vmprov.engine.admit import address_of
+
+        if address := address_of(self.context(vm.host, vm.driver), vm):
+            return address
+        raise Failed(f"nobody knows an address of {vm.name}", hint="see that it runs, and gets one by DHCP")
+
     def console_logs(self, targets: Sequence[str] = (), port: int = 0) -> dict[str, Path]:
         """Each VM's console log; all VMs that have such a port where none is named.
 
         Raises :class:`NotFound` for a VM that is named and has no such port.
         """
-        for vm in (chosen := self.select(targets) if targets else self.store.vms()):
-            if targets and port >= vm.consoles:
+        from vmprov.engine.admit import log_of
+
+        logs = {}
+        for vm in self.select(targets) if targets else self.store.vms():
+            if vm.adopted:
+                try:
+                    logs[vm.name] = log_of(self.context(vm.host, vm.driver), vm, port)
+                except VmprovError:
+                    if targets:
+                        raise
+            elif port < vm.consoles:
+                logs[vm.name] = self.home.console_log(vm.name, port)
+            elif targets:
                 self.console_port(vm.name, port)
-        return {vm.name: self.home.console_log(vm.name, port) for vm in chosen if port < vm.consoles}
+        return logs
 
     def keep_consoles(self) -> None:
         """See that something notes when lines arrive; harmless where it is done already."""
@@ -381,7 +407,11 @@ class Vmprov(LabFiles):
 
     def console_port(self, name: str, port: int = 0) -> Path:
         """How the names of the files of a VM's UART begin; raises :class:`NotFound` if it has no such port."""
+        from vmprov.engine.admit import elsewhere
+
         vm = self.store.vm(name)
+        if vm.adopted:
+            raise Failed(f"{name} was made by others", hint=elsewhere(self.context(vm.host, vm.driver), vm))
         if port >= vm.consoles:
             raise NotFound(f"{name} has no serial port {port}", hint=f"it has {vm.consoles}, counted from 0")
         return self.home.console_port(vm.id, port)
@@ -432,6 +462,17 @@ class Vmprov(LabFiles):
                 hint="delete them first, or use --force: they will be powered off and stay recorded",
             )
         return host.down()
+
+    # day 0
+
+    @property
+    def day0_lab(self) -> Day0Lab:
+        """The Day-0 lab: an orchestrator of ours to practise against."""
+        from vmprov.day0.lab import Day0Lab
+
+        return Day0Lab(self.home, self.store.installation, self.engine)
+
+    # images
 
     def write_box(self, name: str, path: Path) -> Path:
         """Make a Vagrant box of the libvirt provider from an image, at ``path``; returns that.

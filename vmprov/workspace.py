@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vmprov.containers.engine import Engine
-from vmprov.errors import NotFound
+from vmprov.errors import NotFound, SpecError
 from vmprov.events import Events, Listener
 from vmprov.hosts import Host, open_host
 from vmprov.paths import Home
@@ -143,6 +143,21 @@ class Workspace:
                     raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
         return list(chosen.values())
 
+    def matching(self, selector: str, targets: Sequence[str] = ()) -> list[str]:
+        """Names of the VMs whose labels a selector means: of all, or of those that ``targets`` stand for.
+
+        A selector is such as ``role=edge,env!=test``; see :class:`vmprov.spec.labels.Selector`. Raises
+        :class:`SpecError` for one that cannot be meant, :class:`NotFound`.
+        """
+        from vmprov.spec.labels import Selector
+
+        try:
+            chosen = Selector.parse(selector)
+        except ValueError as problem:
+            raise SpecError(f"selector: {problem}") from problem
+        vms = self.select(targets) if targets else self.store.vms()
+        return [vm.name for vm in vms if chosen.matches(vm.labels)]
+
     def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
         """Like :meth:`select`, with the names that stand for nothing apart."""
         known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
@@ -153,12 +168,12 @@ class Workspace:
         columns = asdict(vm)
         for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
             del columns[internal]
-        log = console_log or self.home.console_log(vm.name, 0)
+        log = console_log or ("" if vm.adopted else self.home.console_log(vm.name, 0))
         judgement = json.loads(vm.judgement) if vm.judgement else None
         return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
 
     def outcome_view(self, outcome: Outcome) -> VMView:
         """What is told of a VM that was worked on."""
-        state = "running" if outcome.state == "ready" else outcome.state
-        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
+        state = {"ready": "running", "refused": "unchanged"}.get(outcome.state, outcome.state)
+        log = None if outcome.vm.adopted else outcome.logs / self.home.console_log(outcome.vm.name, 0).name
         return replace(self.view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)

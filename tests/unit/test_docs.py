@@ -36,10 +36,11 @@ from vmprov.images import Image
 from vmprov.settings import Settings
 from vmprov.spec.file import Defaults, Entry, LabFile
 from vmprov.spec.file import schema as lab_schema
-from vmprov.spec.lab import Network, Seed
+from vmprov.spec.lab import Network
 from vmprov.spec.load import load_lab
 from vmprov.spec.machine import Disk, HttpBoot, Smbios
 from vmprov.spec.quantities import exact_size
+from vmprov.spec.wishes import Seed
 from vmprov.views import (
     CreateResult,
     DeleteResult,

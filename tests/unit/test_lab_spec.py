@@ -18,12 +18,13 @@ from vmprov.documents import parse, write
 from vmprov.errors import SpecError
 from vmprov.flows.load import flow_machine
 from vmprov.spec.file import Defaults, Entry, LabFile
-from vmprov.spec.lab import LabSpec, NetworkSpec, Seed, VMSpec, lab_of
+from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec, lab_of
 from vmprov.spec.load import load_lab, parse_lab
 from vmprov.spec.machine import Disk, HttpBoot, Machine, Smbios
 from vmprov.spec.quantities import exact_duration, exact_size, parse_duration, parse_size
 from vmprov.spec.request import CreateRequest
 from vmprov.spec.secrecy import names_a_secret
+from vmprov.spec.wishes import Seed
 from vmprov.spec.write import to_yaml
 
 MIB = 1024**2

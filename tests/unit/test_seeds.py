@@ -10,7 +10,7 @@ import pytest
 
 from vmprov.errors import SpecError
 from vmprov.seeds import user_data, write_seed
-from vmprov.spec.lab import Seed
+from vmprov.spec.wishes import Seed
 
 KEY = 'ssh-ed25519 AAAAC3Nza lab\'s "key": #{x}'
 

@@ -9,6 +9,7 @@ from vmprov.errors import SpecError
 from vmprov.flows.load import parse_flow, schema
 from vmprov.spec.machine import Disk, HttpBoot, Machine, Smbios
 from vmprov.spec.request import CreateRequest
+from vmprov.spec.wishes import Wishes
 
 GIB = 1024**3
 
@@ -92,8 +93,8 @@ def test_a_record_holds_everything() -> None:
 def test_the_machine_of_a_request_is_what_was_given_of_it() -> None:
     request = CreateRequest.parse(count=2, name="a", cpus=2, network="shared")
 
-    assert request.machine == Machine(cpus=2, networks=("shared",))
-    assert request.machine.model_fields_set == {"cpus", "networks"}
+    assert request.wishes == Wishes(cpus=2, networks=("shared",))
+    assert request.wishes.model_fields_set == {"cpus", "networks"}
 
 
 def test_wishes_are_laid_over_each_other_down_into_parts() -> None:

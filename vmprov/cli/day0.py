@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,10 +36,10 @@ class _Day0Group(click.Group):
     """The commands below, and those of the lab, imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *(("lab",) if find_spec(_LAB) else ())]
+        return [*super().list_commands(ctx), "lab"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "lab" and find_spec(_LAB):
+        if cmd_name == "lab":
             command: click.Command = importlib.import_module(_LAB).lab_command
             return command
         return super().get_command(ctx, cmd_name)

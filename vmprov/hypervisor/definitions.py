@@ -11,6 +11,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from vmprov.errors import LibvirtFailed, NameTaken
 from vmprov.hypervisor import METADATA_URI, Mark, Network
@@ -34,6 +35,38 @@ def find_mark(definition: ET.Element) -> Mark | None:
     if found is None or not found.get("installation"):
         return None
     return Mark(found.get("installation", ""), found.get("lab", ""), found.get("vm", ""))
+
+
+def with_owner(xml: str, *, vm: str) -> str:
+    """The definition of a domain or network with a mark that names that VM; a network's DHCP calls it so, too."""
+    definition = ET.fromstring(xml)
+    mark = definition.find(f"metadata/{_TAG}")
+    if mark is None:
+        return xml
+    before = mark.get("vm", "")
+    mark.set("vm", vm)
+    for reserved in definition.findall("ip/dhcp/host"):
+        if reserved.get("name") == before:
+            reserved.set("name", vm)
+    return ET.tostring(definition, encoding="unicode")
+
+
+def with_name(xml: str, name: str) -> str:
+    """The definition under another name."""
+    definition = ET.fromstring(xml)
+    for element in definition.findall("name"):
+        element.text = name
+    return ET.tostring(definition, encoding="unicode")
+
+
+def with_captures_in(xml: str, before: Path, now: Path) -> str:
+    """A domain's definition whose serial ports are captured in another directory."""
+    definition = ET.fromstring(xml)
+    for log in definition.findall("devices/*/log"):
+        file = Path(log.get("file", ""))
+        if file.is_relative_to(before):
+            log.set("file", str(now / file.relative_to(before)))
+    return ET.tostring(definition, encoding="unicode")
 
 
 def parse_definition(xml: str, root: str) -> ET.Element:

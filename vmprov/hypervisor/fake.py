@@ -35,6 +35,7 @@ from vmprov.hypervisor.definitions import (
     parse_definition,
     read_network,
     refuse_taken,
+    with_name,
 )
 from vmprov.hypervisor.world import Change, Values, World
 from vmprov.waiting import Cancel
@@ -199,6 +200,20 @@ class FakeHypervisor:
             domain = {"xml": ET.tostring(definition, encoding="unicode"), "state": state.value}
             world.put("domains", name, domain)
             return _read_domain(domain)
+
+    def rename_domain(self, name: str, new: str) -> Domain:
+        """Give it another name."""
+        self._enter("rename_domain", name, new)
+        with self._world.changing() as world:
+            domain = _domain(world, name, "rename")
+            if world.get("domains", new) is not None:
+                raise NameTaken(f"there is a domain called {new!r} already")
+            if _active(domain):
+                raise LibvirtFailed(f"could not rename domain {name}: it is running")
+            renamed = {**domain, "xml": with_name(domain["xml"], new)}
+            world.remove("domains", name)
+            world.put("domains", new, renamed)
+            return _read_domain(renamed)
 
     def start_domain(self, name: str) -> None:
         """Power on: interfaces get their addresses, console logs a boot transcript."""

@@ -110,6 +110,15 @@ class LibvirtHypervisor(Storage):
         with self.trying(f"define domain {name}") as connection:
             return _read_domain(connection.defineXML(xml))
 
+    def rename_domain(self, name: str, new: str) -> Domain:
+        """Give it another name."""
+        with self.trying(f"rename domain {name} to {new}") as connection:
+            domain = connection.lookupByName(name)
+            if look_up(connection.lookupByName, new, libvirt.VIR_ERR_NO_DOMAIN) is not None:
+                raise NameTaken(f"there is a domain called {new!r} already")
+            domain.rename(new, 0)
+            return _read_domain(domain)
+
     def start_domain(self, name: str) -> None:
         """Power on."""
         with self.trying(f"start domain {name}") as connection:

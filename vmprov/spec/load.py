@@ -24,7 +24,7 @@ from vmprov.spec.secrecy import inline_secrets
 _FILES = (("http_boot", "ca"), ("boot_certificates",), ("seed", "user_data"), ("flow",))
 _OF_THE_LAB = ("host", "driver")
 # What each VM has of its own, and no defaults for.
-_OF_ONE = ("count", "after", "serial_numbers")
+_OF_ONE = ("count", "after", "serial_numbers", "domain")
 
 # The places of what is told already.
 Broken = set[tuple[str, Place]]

@@ -97,6 +97,7 @@ def problems_of(draft: Draft) -> Iterator[Problem]:
     yield from _networks(draft)
     yield from _subnets(draft)
     yield from _serial_numbers(draft)
+    yield from _domains(draft)
     for name, entry in draft.entries.items():
         yield from _readiness(draft, name, entry)
     for word in ("host", "driver"):
@@ -221,6 +222,20 @@ def _serial_numbers(draft: Draft) -> Iterator[Problem]:
                 yield draft.problem(name, path, what, hint="a serial number is one machine's")
             else:
                 taken[number] = replace(draft.problem(name, path, ""), text=name)
+
+
+def _domains(draft: Draft) -> Iterator[Problem]:
+    """Domains that would be several VMs."""
+    taken: dict[str, str] = {}
+    for name, entry in draft.entries.items():
+        if not entry.domain:
+            continue
+        if entry.count is not None:
+            yield draft.problem(name, ("domain",), "a domain is one VM, and there is a count", hint="remove the count")
+        if entry.domain in taken:
+            what = f"{entry.domain!r} is the domain of '{taken[entry.domain]}' already"
+            yield draft.problem(name, ("domain",), what, hint="a domain is one VM")
+        taken[entry.domain] = name
 
 
 def _readiness(draft: Draft, name: str, entry: Entry) -> Iterator[Problem]:

@@ -35,6 +35,8 @@ __all__ = [
 
 # Runs of flows that are remembered; the oldest make room.
 _MOST_RUNS = 10_000
+
+
 @lru_cache(maxsize=100_000)
 def _network(text: str) -> IPv4Network:
     return IPv4Network(text)
@@ -166,6 +168,15 @@ class Store(Database):
             self.update_vm(name, **columns)
             return True
 
+    def rename_vm(self, name: str, new: str, *, domain: str) -> None:
+        """Give a VM, with all that it owns and holds, another name, and its domain one, too."""
+        with self.transaction():
+            # In between, what belongs to it belongs to nobody.
+            self.rows("PRAGMA defer_foreign_keys = ON")
+            for table in ("owned", "leases"):
+                self.write(f"UPDATE {table} SET vm = ? WHERE vm = ?", new, name)  # noqa: S608 - our own tables
+            self.write("UPDATE vms SET name = ?, domain = ? WHERE name = ?", new, domain, name)
+
     def remove_vm(self, name: str) -> None:
         """Forget a VM and its leases; what it still owns must be disowned first."""
         self.write("DELETE FROM vms WHERE name = ?", name)
@@ -244,6 +255,13 @@ class Store(Database):
         )
         return [Owned(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
 
+    def detail(self, owned_id: int, **detail: str) -> None:
+        """Record more about an object."""
+        with self.transaction():
+            for row in self.rows("SELECT detail FROM owned WHERE id = ?", owned_id):
+                told = json.dumps({**json.loads(row["detail"]), **detail})
+                self.write("UPDATE owned SET detail = ? WHERE id = ?", told, owned_id)
+
     def disown(self, owned_id: int) -> None:
         """Forget an object that is gone."""
         self.write("DELETE FROM owned WHERE id = ?", owned_id)
@@ -261,6 +279,11 @@ class Store(Database):
             host, kind, lab, vm,
         )  # fmt: skip
         return [str(row["value"]) for row in rows]
+
+    def holders(self, *, host: str, kind: str) -> dict[str, str]:
+        """Values of that kind handed out on that host, and the VMs that hold them."""
+        rows = self.rows("SELECT value, IFNULL(vm, '') AS vm FROM leases WHERE host = ? AND kind = ?", host, kind)
+        return {str(row["value"]): str(row["vm"]) for row in rows}
 
     def lease(self, *, host: str, kind: str, lab: str, vm: str = "", candidates: Iterable[str]) -> str | None:
         """Hand out the first candidate that nobody holds; ``None`` when all are taken."""

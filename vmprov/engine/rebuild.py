@@ -1,0 +1,81 @@
+"""Repaving: a VM is made anew, with a new system disk; its name, addresses, serial number and data disks stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from vmprov.engine.context import Context
+from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.outcome import Outcome
+from vmprov.engine.plan import spec_of
+from vmprov.engine.records import flows_of, record_again
+from vmprov.engine.secrets import Secrets
+from vmprov.engine.work import Work
+from vmprov.errors import Failed, Protected, SpecError, VmprovError
+from vmprov.spec.quantities import format_size
+from vmprov.store import Operation, VMRecord
+
+
+def rebuild(
+    ctx: Context,
+    operation: Operation,
+    lab: str,
+    names: Collection[str],
+    *,
+    image: str | None = None,
+    parallel: int = 0,
+    ask: Callable[[str], str] | None = None,
+) -> list[Outcome]:
+    """Make VMs of a lab anew, from another ``image`` if one is named; returns an outcome for each.
+
+    Whoever calls holds the lab. A VM that fails stays as it is then, with its data disks. Raises :class:`SpecError`
+    and :class:`vmprov.errors.HostNotReady` before anything is changed.
+    """
+    ctx.driver.check(events=ctx.events, cancel=ctx.cancel)
+    vms = [vm for vm in ctx.store.vms(lab) if vm.name in names]
+    for vm in vms:
+        _check_image(ctx, vm, vm.image if image is None else image)
+    flows = flows_of(vm.machine for vm in vms)
+    sources = {name: Secrets(flow, ask=ask) for name, flow in flows.items()}
+    secrets = {vm.name: sources[vm.machine.flow].of(vm.name) for vm in vms if vm.machine.flow}
+    largest = max((vm.memory for vm in vms), default=0)
+    work = Work(
+        ctx, operation, lab, parallel=parallel or boots_at_once(ctx, largest), memory=room(ctx),
+        flows={vm.name: flows.get(vm.machine.flow) for vm in vms}, secrets=secrets,
+    )  # fmt: skip
+    refused = {}
+    for vm in vms:
+        try:
+            work.make(_record(ctx, vm.name, image), anew=True)
+        except VmprovError as problem:
+            refused[vm.name] = Outcome(vm, "failed", "refused", str(problem), ctx.home.vm(vm.name))
+    done = {outcome.vm.name: outcome for outcome in work.do()} | refused
+    return [done[vm.name] for vm in vms]
+
+
+def _check_image(ctx: Context, vm: VMRecord, name: str) -> None:
+    """Raise :class:`SpecError` if there is no such image, or the VM's system disk has no room for it."""
+    size = vm.machine.disk
+    if name and size is not None and size < (image := ctx.images.get(name)).virtual_size:
+        needed = format_size(image.virtual_size)
+        raise SpecError(
+            f"the system disk of {vm.name} has {format_size(size)}, and image {name} needs {needed}",
+            hint=f"enlarge it first: vmprov resize {vm.name} --disk {needed}",
+        )
+    if name:
+        ctx.images.get(name)
+
+
+def _record(ctx: Context, name: str, image: str | None) -> VMRecord:
+    """Record that a VM is made anew; raises :class:`Failed` if it must not be."""
+    # In one go with the record: whoever protects it at the same time is either too late, or heard.
+    with ctx.store.transaction():
+        vm = ctx.store.vm(name)
+        if vm.protected:
+            raise Protected(name, who="it")
+        if vm.adopted:
+            raise Failed("its domain is not ours to make anew")
+        record_again(ctx, spec_of(vm) if image is None else spec_of(vm, image=image))
+        # It is the same VM, and does not live longer for it.
+        ctx.store.update_vm(name, expires=vm.expires)
+        return ctx.store.vm(name)
