@@ -36,6 +36,8 @@ SEAMS = {
     "pycdlib": ["vmprov/seeds.py"],
     "yaml": ["vmprov/documents.py"],
     "re2": ["vmprov/flows/"],
+    "fastapi": ["vmprov/day0/orchestrator/"],
+    "uvicorn": ["vmprov/day0/orchestrator/"],
 }
 # Spelled apart, so that this file does not find itself. Where packages come from is the user's affair.
 MIRRORS = [
