@@ -35,6 +35,7 @@ from vmprov.hypervisor.definitions import (
     parse_definition,
     read_network,
     refuse_taken,
+    with_note,
 )
 from vmprov.hypervisor.world import Change, Values, World
 from vmprov.waiting import Cancel
@@ -196,6 +197,14 @@ class FakeHypervisor:
             domain = {"xml": ET.tostring(definition, encoding="unicode"), "state": state.value}
             world.put("domains", name, domain)
             return _read_domain(domain)
+
+    def annotate_domain(self, name: str, text: str) -> None:
+        """Keep a text with it."""
+        self._enter("annotate_domain", name)
+        with self._world.changing() as world:
+            domain = _domain(world, name, "annotate")
+            xml = ET.tostring(with_note(_definition(domain), text), encoding="unicode")
+            world.put("domains", name, {**domain, "xml": xml})
 
     def start_domain(self, name: str) -> None:
         """Power on: interfaces get their addresses, console logs a boot transcript."""
