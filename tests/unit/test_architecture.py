@@ -22,7 +22,11 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "manager", "misc", "base", 
 # Options and output that commands share, which is what its docstring says.
 SEAMS = {
     "subprocess": ["vmprov/runner.py"],
-    "libvirt": ["vmprov/hypervisor/libvirt.py"],
+    "libvirt": [
+        "vmprov/hypervisor/connection.py",
+        "vmprov/hypervisor/libvirt.py",
+        "vmprov/hypervisor/storage.py",
+    ],
     "docker": ["vmprov/containers/engine.py"],
     "sqlite3": ["vmprov/store/database.py"],
     "jinja2": ["vmprov/render.py"],

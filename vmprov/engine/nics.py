@@ -127,11 +127,10 @@ def _create_network(
     host, store = ctx.host.name, ctx.store
     existing = {network.name: network for network in ctx.hypervisor.networks()}
     if nic.network in existing:
+        theirs = foreign(existing[nic.network].mark, store.installation)
         raise NameTaken(
             f"there is a network called {nic.network!r} on {host} already",
-            hint="it is not ours to use"
-            if foreign(existing[nic.network].mark, store.installation)
-            else "run: vmprov delete",
+            hint="it is not ours to use" if theirs else "run: vmprov delete",
         )
     taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
     told = _told(machine, first=first)
