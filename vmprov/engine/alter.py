@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
 from vmprov.engine.nics import connect, make_shared_networks
@@ -50,6 +51,7 @@ class Alteration:
             connect(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()
+        annotate(ctx, vm.name)
         if self._was_running and not change.reboot:
             return None
         return self._power_on()
@@ -65,6 +67,7 @@ class Alteration:
             vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels),
             protected=vm.protected, state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
         )  # fmt: skip
+        annotate(ctx, vm.name)
         if self._was_running:
             ctx.hypervisor.start_domain(vm.domain)
 
@@ -77,6 +80,7 @@ class Alteration:
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
                     ctx.store.disown(owned.id)
+        annotate(ctx, vm.name)
 
     def _power_off(self) -> None:
         try:

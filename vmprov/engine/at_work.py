@@ -44,8 +44,12 @@ def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> I
     try:
         _wait(ctx, lab, turn)
         turn.tell(json.dumps({"pid": os.getpid(), "command": command}))
+        if ctx.store.cut_short(lab):
+            ctx.driver.halt(lab)
         with ctx.store.operation(command, lab) as operation:
             yield operation
+        if ctx.store.lab(lab) is None:
+            turn.remove()
     finally:
         turn.close()
 

@@ -244,7 +244,7 @@ _NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles")
 
 def _ruined(record: VMRecord, seen: Seen) -> str:
     """Why the VM cannot be mended, if so: it was never finished, or what it consists of is lost."""
-    if record.state in ("creating", "deleting", "broken"):
+    if record.state in ("creating", "rebuilding", "deleting", "broken"):
         return f"it is {record.state}, and nobody is at work on it"
     if record.state == "failed" or record.verdict not in ("success", ""):
         return f"it failed: {record.why or record.verdict}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -164,7 +163,7 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
         image=spec.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
         address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
         consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
-        protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
+        protected=spec.protect, expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
     nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
     generated = (addressing.serial_number(installation, number) for number in count(vm_id))
@@ -186,12 +185,12 @@ def record_again(ctx: Context, spec: VMSpec) -> None:
         for place, nic in enumerate(nics)
     ]
     ctx.store.update_vm(
-        vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
+        vm.name, state="rebuilding", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
         disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
-        expires=time.time() + spec.ttl if spec.ttl else vm.expires,
+        expires=ctx.store.expiry(spec.ttl) or vm.expires,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from vmprov.capacity import MEMORY_OVERHEAD_PER_VM
 from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
 from vmprov.engine.alter import Alteration
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition
 from vmprov.engine.history import remember
@@ -226,6 +227,9 @@ class Work:
                 self._beginnings[name] = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
             ensure_keeper(ctx.home, ctx.settings, ctx.runner)
             refused = ctx.driver.create(orders, events=ctx.events, cancel=ctx.cancel, deadline=Deadline(limit))
+            for name in names:
+                if name not in refused:
+                    annotate(ctx, name)
         except VmprovError as problem:
             refused = dict.fromkeys(names, problem)
         return {names[name]: problem for name, problem in refused.items()}
