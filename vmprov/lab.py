@@ -70,6 +70,7 @@ class Vmprov(LabFiles):
         from vmprov.engine.create import create
         from vmprov.engine.outcome import exit_code
 
+        self.expire()
         lab, outcomes = create(self.context(host, request.driver), request, ask=self.ask)
         views = [self.outcome_view(outcome) for outcome in outcomes]
         return CreateResult(lab=lab, vms=views, exit_code=exit_code(outcomes))
@@ -246,6 +247,7 @@ class Vmprov(LabFiles):
         """
         from vmprov.engine.delete import delete
 
+        self.expire()
         vms = self.store.vms() if everything else self.select_known(targets)[0]
         whole = {lab.name for lab in self.store.labs() if everything or lab.name in targets}
         labs = [lab for lab in self.store.labs() if lab.name in whole | {vm.lab for vm in vms}]
@@ -277,6 +279,8 @@ class Vmprov(LabFiles):
         """Power VMs on, and wait until they are ready unless told not to."""
         from vmprov.engine import power
 
+        self.expire()
+
         def action(vm: VMRecord) -> None:
             ctx = self.context(vm.host, vm.driver)
             ctx.host.up(self.events)
@@ -298,6 +302,8 @@ class Vmprov(LabFiles):
     ) -> list[Failure]:
         """Stop and start VMs, and wait until they are ready unless told not to."""
         from vmprov.engine import power
+
+        self.expire()
 
         def action(vm: VMRecord) -> None:
             ctx = self.context(vm.host, vm.driver)

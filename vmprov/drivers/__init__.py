@@ -129,7 +129,7 @@ class Driver(Protocol):
         ...
 
     def halt(self, lab: str) -> None:
-        """End what a :meth:`create` whose process was killed may still be doing; whoever calls works on the lab alone."""
+        """End what a :meth:`create` that was killed may still be doing; whoever calls works on the lab alone."""
         ...
 
 

@@ -109,7 +109,7 @@ class RunnerContainer:
         )  # fmt: skip
 
     def kill_all(self, workdir: Path) -> bool:
-        """Kill everything that works in a directory; says whether there was anything. A container that is gone is fine."""
+        """Kill everything that works in a directory; says whether there was anything."""
         try:
             if self._engine.status(self.name) != "running":
                 return False

@@ -6,7 +6,6 @@ adoption; whoever removes the last one restores the network. One lock per host a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from pathlib import Path
 from vmprov.engine.context import Context
 from vmprov.errors import Failed, InUse
 from vmprov.events import Note
+from vmprov.hypervisor import Hypervisor
 from vmprov.locks import exclusive
-from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition
+from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition, told_by_adopter
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Deadline
 
@@ -33,7 +33,7 @@ def _locked(ctx: Context, network: str) -> Iterator[None]:
 
 def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
     """Add boot options to a network, or join those who did; raises :class:`InUse` while machines run on it."""
-    told = json.dumps([boot.url, boot.hosts()])
+    told = boot.to_json()
     file = ctx.home.adopted(ctx.host.slug, network)
     with _locked(ctx, network):
         current = ctx.hypervisor.network_definition(network)
@@ -68,6 +68,21 @@ def release(ctx: Context, owned: Owned) -> None:
         ctx.store.disown(owned.id)
 
 
+def restore_abandoned(hypervisor: Hypervisor, file: Path, network: str) -> bool:
+    """Restore a network that is adopted for nobody (any more); ``False`` if that shows at its next start only."""
+    current = hypervisor.network_definition(network)
+    original = file.read_text() if file.exists() else ""
+    done = hypervisor.redefine_network(_without(current, original, told_by_adopter(current)))
+    file.unlink(missing_ok=True)
+    return done
+
+
+def _without(current: str, original: str, boot: Boot) -> str:
+    """The definition as it was. What somebody else changed meanwhile stays; only what we added goes."""
+    without = given_back_xml(current, boot)
+    return original if original and same_definition(without, original) else without
+
+
 def _restore(ctx: Context, owned: Owned) -> None:
     if owned.name not in {network.name for network in ctx.hypervisor.networks()}:
         return
@@ -80,12 +95,8 @@ def _restore(ctx: Context, owned: Owned) -> None:
         if original and not active:
             ctx.hypervisor.redefine_network(current)
         return
-    url, hosts = json.loads(owned.detail["told"])
-    boot = Boot(url, {name: address for address, names in hosts.items() for name in names})
-    without = given_back_xml(current, boot)
-    # What somebody else changed meanwhile stays; only what we added goes.
-    restored = original if original and same_definition(without, original) else without
-    if not ctx.hypervisor.redefine_network(restored):
+    boot = Boot.from_json(owned.detail["told"])
+    if not ctx.hypervisor.redefine_network(_without(current, original, boot)):
         why = "machines of others run on it; it forgets its boot options when it starts the next time"
         ctx.events.emit(Note(text=f"network {owned.name} is restored, but {why}"))
 

@@ -59,14 +59,15 @@ def _wait(ctx: Context, lab: str, turn: Turn) -> None:
         wait_until(turn.take, Deadline(_PATIENCE), f"turn to work on lab {lab}", cancel=ctx.cancel, interval=0.02)
         return
     except WaitTimeout:
-        who = _holder(turn)
+        who = holder(turn)
         ctx.events.emit(Note(text=f"waiting until {who} is done with lab {lab}"))
     wait_until(
         turn.take, Deadline(_LIMIT), f"turn to work on lab {lab}", cancel=ctx.cancel, hint=f"{who} is at work on it"
     )
 
 
-def _holder(turn: Turn) -> str:
+def holder(turn: Turn) -> str:
+    """Who has a lab's lock, or had it last, in words."""
     try:
         told = json.loads(turn.told())
         return f"vmprov {told['command']} (pid {told['pid']})"

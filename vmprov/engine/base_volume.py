@@ -45,6 +45,11 @@ def base_image(images: Images, image: Image, installation: str) -> BaseImage:
     )
 
 
+def is_one(volume: str, installation: str) -> bool:
+    """Whether a volume has the name of an image's disk of that installation."""
+    return volume.startswith(base_volume_name(f"vmprov-{installation}/", "").partition("_")[0])
+
+
 def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
     """Make sure that the pool holds the image, and record that these VMs need it.
 

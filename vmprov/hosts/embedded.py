@@ -24,6 +24,8 @@ from vmprov.settings import Settings
 from vmprov.waiting import Deadline, wait_until
 
 _START_LIMIT = 60.0
+# Characters of a uuid: the name of a directory with a TPM's state.
+_UUID = 36
 _ROUTES_LIMIT = 15.0
 
 
@@ -119,6 +121,16 @@ class EmbeddedHost(LocalHost):
     def qemu_log(self, domain: str) -> Path | None:
         """Where libvirt's log directory is mounted from."""
         return self._home.host(self.slug) / "lib" / "log" / "qemu" / f"{domain}.log"
+
+    def remains(self, prefix: str) -> list[tuple[Path, str]]:
+        """Logs of QEMU and of the emulated TPMs, and the TPMs' state."""
+        lib = self._home.host(self.slug) / "lib"
+        found = [(path, path.name.partition(".log")[0]) for path in lib.glob(f"log/qemu/{prefix}*.log*")]
+        found += [
+            (path, path.name.partition("-swtpm.log")[0])
+            for path in lib.glob(f"log/swtpm/libvirt/qemu/{prefix}*-swtpm.log*")
+        ]
+        return found + [(path, path.name) for path in lib.glob("swtpm/*") if len(path.name) == _UUID]
 
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A stream through the container's dialer."""
