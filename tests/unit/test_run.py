@@ -150,6 +150,30 @@ def test_steps_of_one_crew_that_are_ready_together_are_done_in_one_call() -> Non
     assert (calls, list(book.problems)) == ([["a/on", "b/on", "c/on"]], ["b"])
 
 
+def test_a_crew_waits_for_those_who_are_ready_in_a_moment_as_long_as_there_is_room_for_them() -> None:
+    calls: list[list[str]] = []
+
+    def together(keys: Sequence[str]) -> Mapping[str, VmprovError]:
+        calls.append(sorted(keys))
+        return {}
+
+    def crew(room: int) -> list[list[str]]:
+        calls.clear()
+        steps = [step(f"{name}/net", lambda wait=wait: time.sleep(wait), brief=True) for name, wait in WAITS]  # type: ignore[misc]
+        steps += [
+            step(f"{name}/on", needs=(f"{name}/net",), together=together, takes={"boot": 1}, gives=("boot",))
+            for name, _ in WAITS
+        ]
+        ran(steps, capacity={"boot": room})
+        return list(calls)
+
+    assert crew(room=3) == [["a/on", "b/on", "c/on"]]
+    assert len(crew(room=1)) == 3
+
+
+WAITS = [("a", 0.0), ("b", 0.02), ("c", 0.04)]
+
+
 def test_a_subject_that_fails_is_undone_alone_last_step_first() -> None:
     undone: list[str] = []
     steps = [step("a/1"), step("a/2", needs=("a/1",))]

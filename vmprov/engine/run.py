@@ -96,6 +96,8 @@ class Run:
                 self._dependants.setdefault(need, []).append(step)
         self._ready = deque(step for step in steps if not step.before and not self._missing[step.key])
         self._jobs: dict[Future[Any], Callable[[Any], None]] = {}
+        # Brief steps that are being done.
+        self._brief = 0
         # Failed, and still to be told of and undone.
         self._failing: list[str] = []
         self._first_failure = ""
@@ -131,11 +133,22 @@ class Run:
             else:
                 crews.setdefault(step.together or step.key, []).append(step)
         self._ready = waiting
+        brief = self._brief or any(crew[0].brief for crew in crews.values())
         for crew in crews.values():
-            for step in crew:
-                self._subjects[step.subject].running += 1
-                self._subjects[step.subject].begun.append(step)
-            self._jobs[pool.submit(self._do, crew)] = partial(self._ended, crew)
+            if crew[0].together and brief and not scarce:
+                # More of them may be ready in a moment, and there is room for more.
+                for step in crew:
+                    self._give_back(self._subjects[step.subject], step.takes)
+                self._ready.extend(crew)
+            else:
+                self._submit(pool, crew)
+
+    def _submit(self, pool: ThreadPoolExecutor, crew: list[Step]) -> None:
+        for step in crew:
+            self._subjects[step.subject].running += 1
+            self._subjects[step.subject].begun.append(step)
+            self._brief += step.brief
+        self._jobs[pool.submit(self._do, crew)] = partial(self._ended, crew)
 
     def _obstacle(self, step: Step) -> VmprovError | None:
         """Why nothing more is begun, if so."""
@@ -198,6 +211,7 @@ class Run:
         for step in crew:
             subject = self._subjects[step.subject]
             subject.running -= 1
+            self._brief -= step.brief
             if step.key in problems:
                 self._fail(step, problems[step.key])
                 continue

@@ -41,6 +41,7 @@ class Step:
     ``needs`` -- keys of steps that have to be done before.
     ``takes`` -- resource -> amount that the subject holds from the step's beginning on; ``gives`` -- resources that
     it gives back at the step's end. A subject that failed, or was undone, holds nothing any more.
+    ``brief`` -- it is over in a moment: steps that are done together wait for each other while such ones are going on.
     ``before`` -- it was done before the run begins: nothing but its undoing is left to do.
     """
 
@@ -53,6 +54,7 @@ class Step:
     needs: tuple[str, ...] = ()
     takes: Mapping[str, int] = field(default_factory=dict)
     gives: tuple[str, ...] = ()
+    brief: bool = False
     before: bool = False
 
 

@@ -99,7 +99,7 @@ class Work:
         else:
             first = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
         needs = [first, f"{shared}/share"]
-        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs)]
+        needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs, brief=True)]
         self._of(
             vm, "power on", "make its domain, and power it on", together=self._power_on,
             needs=[*needs, *self._ends(after)], takes={BOOT: 1, MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM},
