@@ -15,7 +15,7 @@ from vmprov.engine.context import Context
 from vmprov.errors import Failed, InUse
 from vmprov.events import Note
 from vmprov.hypervisor import Hypervisor
-from vmprov.locks import exclusive
+from vmprov.locks import exclusive, remove_unheld
 from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition, told_by_adopter
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Deadline
@@ -26,9 +26,12 @@ _LIMIT = 300.0
 
 @contextmanager
 def _locked(ctx: Context, network: str) -> Iterator[None]:
-    lock = ctx.home.lock(f"{ctx.host.slug}-network-{network}")
-    with exclusive(lock, Deadline(_LIMIT), f"network {network}", cancel=ctx.cancel):
+    with exclusive(_lock(ctx, network), Deadline(_LIMIT), f"network {network}", cancel=ctx.cancel):
         yield
+
+
+def _lock(ctx: Context, network: str) -> Path:
+    return ctx.home.lock(f"{ctx.host.slug}-network-{network}")
 
 
 def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
@@ -62,10 +65,13 @@ def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
 def release(ctx: Context, owned: Owned) -> None:
     """Forget that a VM needs the options, and restore the network if no other does."""
     with _locked(ctx, owned.name):
-        if not [other for other in _records(ctx, owned.name) if other.id != owned.id]:
+        others = [other for other in _records(ctx, owned.name) if other.id != owned.id]
+        if not others:
             _restore(ctx, owned)
             ctx.home.adopted(ctx.host.slug, owned.name).unlink(missing_ok=True)
         ctx.store.disown(owned.id)
+    if not others:
+        remove_unheld(_lock(ctx, owned.name))
 
 
 def restore_abandoned(hypervisor: Hypervisor, file: Path, network: str) -> bool:
