@@ -1,9 +1,9 @@
 """Kills vmprov at random moments; see scripts/killtest.
 
-A point is a command, run in a process of its own that is killed (SIGKILL) at a moment drawn from the seed: after a random
-time, or at a random call of one of vmprov's own functions that touch the outside world or the records, or at a return
-from one. Then, in another process: ``gc``, a look at everything there is that does not rely on ``gc``, the same command
-again, and the removal of everything.
+A point is a command, run in a process of its own that is killed (SIGKILL) at a moment drawn from the seed: after a
+random time, or at a random call of one of vmprov's own functions that touch the outside world or the records, or at a
+return from one. Then, in another process: ``gc``, a look at everything there is that does not rely on ``gc``, the same
+command again, and the removal of everything.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ class World:
 
     real: bool
     directory: Path
+    image: str = "tiny"
 
     @property
     def settings(self) -> Settings:
+        """Those of its state directory."""
         return Settings(
             home=self.directory / "h", host="embedded" if self.real else "fake:",
             runner_image=Settings.from_environ({}).runner_image, subnets=IPv4Network("10.87.0.0/16"), pool="default",
@@ -82,10 +84,12 @@ class World:
 
     @property
     def driver(self) -> str:
+        """The driver that goes with it."""
         return "vagrant" if self.real else "fake"
 
     @property
     def memory(self) -> str:
+        """What the image tiny boots with."""
         return "128MiB"
 
 
@@ -108,7 +112,7 @@ class Point:
 def _create(network: str, **more: Any) -> Scenario:
     def do(vmprov: Vmprov, world: World) -> None:
         request = CreateRequest.parse(
-            image="tiny",
+            image=world.image,
             driver=world.driver,
             memory=world.memory,
             count=2,
@@ -131,7 +135,7 @@ def _nothing(vmprov: Vmprov, world: World) -> None:
 def _spec(vmprov: Vmprov, world: World, vms: str) -> Any:
     file = world.directory / "lab.yaml"
     file.write_text(
-        f"lab: {LAB}\ndefaults: {{image: tiny, driver: {world.driver}, memory: {world.memory}, timeout: 600s}}\n"
+        f"lab: {LAB}\ndefaults: {{image: '{world.image}', driver: {world.driver}, memory: {world.memory}, timeout: 600s}}\n"
         f"vms:\n{vms}"
     )
     return load_lab(file, flows=flow_machine)
@@ -158,7 +162,11 @@ def _delete(vmprov: Vmprov, world: World) -> None:
 
 
 PLAIN = "  web: {count: 2}\n  db: {disks: [{name: data, size: 1GiB}]}\n"
-ALTERED = "  web: {count: 1, memory: 160MiB}\n  db: {disks: [{name: data, size: 2GiB}, {name: more, size: 1GiB}]}\n  new: {}\n"
+ALTERED = (
+    "  web: {count: 1, memory: 160MiB}\n"
+    "  db: {disks: [{name: data, size: 2GiB}, {name: more, size: 1GiB}]}\n"
+    "  new: {}\n"
+)
 REPLACED = "  web: {count: 2, networks: [shared]}\n  db: {networks: [isolated], disks: [{name: data, size: 1GiB}]}\n"
 SCENARIOS = (
     _create("per-vm"),
@@ -202,7 +210,7 @@ def in_child(action: Callable[[], Any], *, limit: float, killed_after: float | N
             _, status = os.waitpid(child, 0)
             break
         time.sleep(0.001 if killed_after is not None else 0.005)
-    with open(reader, "rb") as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         said = pipe.read()
     if os.WIFSIGNALED(status) and not said:
         return ("killed", None)
@@ -235,6 +243,7 @@ class Trigger:
 
 @contextmanager
 def opened(world: World) -> Iterator[Vmprov]:
+    """The facade on it."""
     with Vmprov(world.settings) as facade:
         yield facade
 
@@ -285,6 +294,7 @@ def place_foreign_objects(world: World) -> dict[str, str]:
 
 
 def remove_foreign_objects(world: World) -> None:
+    """What :func:`place_foreign_objects` made."""
     with opened(world) as facade:
         hypervisor = facade.host().hypervisor()
         for told in foreign_objects(hypervisor):
@@ -399,7 +409,7 @@ def _left_over_on_embedded(facade: Vmprov, uuids: set[str], networks: set[str]) 
 
 
 def settle(world: World, scenario: Scenario, foreign: dict[str, str]) -> dict[str, Any]:
-    """``gc``, looking, the same command again, and removal of everything: what went wrong, and how much was collected."""
+    """``gc``, a look, the same again, and removal of everything: what went wrong, and how much was collected."""
     problems: list[str] = []
     with opened(world) as facade:
         hypervisor = facade.host().hypervisor()
@@ -451,12 +461,14 @@ class Size:
 
 
 def measure(world: World, scenario: Scenario) -> Size:
+    """Let it run to its end once."""
+
     def both() -> list[float]:
         run(world, scenario.before)
         started = time.monotonic()
         calls = run(world, scenario.do, at=0)
         took = time.monotonic() - started
-        run(world, lambda facade, world: facade.delete(everything=True) and None)
+        run(world, lambda facade, _: facade.delete(everything=True) and None)
         return [took, calls]
 
     kind, said = in_child(both, limit=STARTED_AT_MOST)
@@ -466,6 +478,7 @@ def measure(world: World, scenario: Scenario) -> Size:
 
 
 def do_point(world: World, scenario: Scenario, size: Size, point: Point, draw: random.Random) -> None:
+    """Kill it once, and write down what came of it."""
     started = time.monotonic()
     foreign = in_child(lambda: place_foreign_objects(world), limit=STARTED_AT_MOST)[1]
     kind, said = in_child(lambda: run(world, scenario.before), limit=STARTED_AT_MOST)
@@ -495,6 +508,7 @@ def do_point(world: World, scenario: Scenario, size: Size, point: Point, draw: r
 
 
 def chosen(seed: int, number: int, scenarios: tuple[Scenario, ...]) -> tuple[random.Random, Scenario]:
+    """The command of a point, and what its moment is drawn with; the same for a seed in every run."""
     draw = random.Random(f"{seed}/{number}")
     return draw, draw.choice(scenarios)
 
@@ -552,6 +566,7 @@ def in_processes(share: Callable[[int], list[dict[str, Any]]], jobs: int) -> Ite
 
 @contextmanager
 def fresh_world() -> Iterator[World]:
+    """A simulated one that nobody used, for a while."""
     with tempfile.TemporaryDirectory(prefix="vmprov-killtest-", ignore_cleanup_errors=True) as directory:
         world = World(real=False, directory=Path(directory))
         make_image(world)
@@ -561,7 +576,7 @@ def fresh_world() -> Iterator[World]:
 def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
     """All points one after the other, on one host."""
     directory = Path(options.state or tempfile.mkdtemp(prefix="vmprov-kt-"))
-    world = World(real=True, directory=directory)
+    world = World(real=True, directory=directory, image=options.image)
     take_image(world)
     kind, said = in_child(lambda: run(world, lambda facade, _: facade.host_up() and None), limit=STARTED_AT_MOST)
     if kind != "ended":
@@ -577,8 +592,9 @@ def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
             log.add(point)
             print(
                 f"{number}: {point.scenario}, {'killed' if point.killed else 'ended'} {point.moment}, "
-                f"{point.collected} collected, {point.seconds:.0f} s: {'; '.join(point.problems) or 'clean'}", flush=True,
-            )  # fmt: skip
+                f"{point.collected} collected, {point.seconds:.0f} s: {'; '.join(point.problems) or 'clean'}",
+                flush=True,
+            )
     finally:
         in_child(lambda: remove_foreign_objects(world), limit=STARTED_AT_MOST)
         in_child(lambda: run(world, lambda facade, _: facade.delete(everything=True) and None), limit=STARTED_AT_MOST)
@@ -622,6 +638,7 @@ class Log:
         self.missing = [number for number in wanted if number not in self.points]
 
     def add(self, point: Point) -> None:
+        """One more is done."""
         self.points[point.number] = point
         if self._file:
             with self._file.open("a") as file:
@@ -629,11 +646,14 @@ class Log:
 
 
 def summary(options: argparse.Namespace, log: Log, seconds: float) -> dict[str, Any]:
+    """What came of all points."""
     points = list(log.points.values())
     bad = [point for point in points if point.problems]
     by_scenario = Counter(point.scenario for point in points)
     return {
-        "where": "simulator" if options.simulator else "embedded host, guests of image tiny",
+        "where": "simulator"
+        if options.simulator
+        else f"embedded host, {f'guests of image {options.image}' if options.image else 'guests without system'}",
         "seed": options.seed,
         "points": len(points),
         "killed": sum(point.killed for point in points),
@@ -659,6 +679,7 @@ def preload() -> None:
 
 
 def main() -> int:
+    """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="scripts/killtest")
     parser.add_argument("--simulator", action="store_true")
     parser.add_argument("--points", type=int, default=0)
@@ -667,6 +688,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--log", default="")
     parser.add_argument("--state", default="")
+    parser.add_argument("--image", default="tiny")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.points = options.points or (1000 if options.simulator else 100)
