@@ -19,9 +19,25 @@ PER_VM_PREFIX = 28
 SHARED_PREFIX = 22
 
 
-def domain_name(installation: str, vm: str) -> str:
-    """The libvirt domain's name; it ends with the VM's name."""
-    return f"vmprov-{installation}-{vm}"
+def domain_name(installation: str, vm: str, number: int = 0) -> str:
+    """The libvirt domain's name; it ends with the VM's name.
+
+    ``number``: the VM's, where another VM that once had the name still has things that are called so.
+
+    >>> domain_name("3fa1", "web"), domain_name("3fa1", "web", 7)
+    ('vmprov-3fa1-web', 'vmprov-3fa1-7_web')
+    """
+    # A VM's name has no underscore.
+    return f"vmprov-{installation}-{number}_{vm}" if number else f"vmprov-{installation}-{vm}"
+
+
+def owner_of(installation: str, domain: str) -> str:
+    """Whom a VM's networks are called after, given its domain's name: the VM, or its number and the VM.
+
+    >>> owner_of("3fa1", "vmprov-3fa1-web"), owner_of("3fa1", "vmprov-3fa1-7_web")
+    ('web', '7_web')
+    """
+    return domain.removeprefix(f"vmprov-{installation}-")
 
 
 def network_name(installation: str, owner: str) -> str:
@@ -96,10 +112,26 @@ def free_subnets(within: IPv4Network, prefix: int, taken: Iterable[IPv4Network])
     """
     if prefix < within.prefixlen:
         return
-    occupied = [network for network in taken if network.overlaps(within)]
-    for candidate in within.subnets(new_prefix=prefix):
-        if not any(candidate.overlaps(network) for network in occupied):
-            yield candidate
+    # Numbers, since there may be thousands of networks, and IPv4Network takes its time to compare.
+    size = 1 << (32 - prefix)
+    occupied = sorted(map(_span, taken))
+    candidate, end = _span(within)
+    place = 0
+    while candidate + size - 1 <= end:
+        while place < len(occupied) and occupied[place][1] < candidate:
+            place += 1
+        if place < len(occupied) and occupied[place][0] < candidate + size:
+            # Behind what is there, at the next place where a subnet of this size can begin.
+            candidate = max(candidate + size, -(-(occupied[place][1] + 1) // size) * size)
+            continue
+        yield IPv4Network((candidate, prefix))
+        candidate += size
+
+
+def _span(network: IPv4Network) -> tuple[int, int]:
+    """The numbers of a network's first and last address."""
+    first = int(network.network_address)
+    return first, first + network.num_addresses - 1
 
 
 def parse_routes(table: str) -> list[IPv4Network]:

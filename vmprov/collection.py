@@ -42,7 +42,7 @@ class Collection(Workspace):
         Nothing on hosts is changed. Raises :class:`vmprov.errors.HostNotReady` for a database that is not damaged and
         cannot be used.
         """
-        from vmprov.engine.rebuild import examine_database, read_back
+        from vmprov.engine.restore import examine_database, read_back
 
         self.home.create()
         self._forget_store()

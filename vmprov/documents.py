@@ -204,6 +204,7 @@ class _Reader:
     def __init__(self, text: str, source: str) -> None:
         self._text = text
         self._source = source
+        self._tabs = "\t" in text
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self._anchors: dict[str, _Node] = {}
         self._problems: list[Problem] = []
@@ -275,7 +276,7 @@ class _Reader:
 
     def _begin(self, event: Any) -> Place:
         place, index = _start(event), event.start_mark.index
-        gap = re.search(r"[ \t]*\Z", self._text[max(0, index - 200) : index])
+        gap = re.search(r"[ \t]*\Z", self._text[max(0, index - 200) : index]) if self._tabs else None
         if gap and "\t" in gap[0]:
             self._note(place, "there is a tab before this; use spaces")
         given: str = getattr(event, "tag", None) or ""
@@ -333,6 +334,8 @@ class _Reader:
         here = self._text[mark.index : mark.index + 1] if mark else ""
         if here == "\t":
             return Problem(place, "a tab where YAML wants spaces; use spaces", self._source)
+        if "maximum nesting depth" in said:  # the parser's own limit; it looks ahead and may meet it before ours
+            return Problem(place, f"nested more than {DEEPEST} deep", self._source)
         hint = next((hint for part, hint in _HINTS.items() if part in said), "")
         told = " ".join(f"not valid YAML: {said}{f' {context}' if context else ''}".split())[:300]
         return Problem(place, f"{told}; {hint}" if hint else told, self._source)

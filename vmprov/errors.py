@@ -14,6 +14,16 @@
     |   +-- ImageBroken         an image is truncated or not what its digest says
     |   +-- WaitTimeout         a deadline passed while waiting for something
     |   +-- InUse               something still depends on it
+    |   +-- Protected           somebody said that it must stay as it is
+    |   +-- OrchestratorFailed  the orchestrator refused, or could not be asked
+    |       +-- Unreachable         no connection, or no answer in time
+    |       +-- NotTrusted          its certificate cannot be verified
+    |       +-- LoginRefused        user name, password or token are not accepted (401)
+    |       +-- NotAllowed          the user may not do that (403)
+    |       +-- NoSuchProject       there is no such project (404)
+    |       +-- AlreadyRegistered   it has a host with that serial number already (409)
+    |       +-- ServerFailed        an error of its own (5xx)
+    |       +-- AnswerUnreadable    what it answers is no JSON, or JSON of another shape
     +-- NotFullyUndone          it failed, and parts of it could not be removed              exit 4
     +-- Interrupted             the user asked to stop                                       exit 130
 
@@ -101,6 +111,57 @@ class WaitTimeout(Failed):
 
 class InUse(Failed):
     """Something still depends on what was to be removed."""
+
+
+class OrchestratorFailed(Failed):
+    """The orchestrator refused, or could not be asked."""
+
+
+class Unreachable(OrchestratorFailed):
+    """There is no connection to the orchestrator, or no answer in time."""
+
+
+class NotTrusted(OrchestratorFailed):
+    """The orchestrator's certificate cannot be verified."""
+
+
+class LoginRefused(OrchestratorFailed):
+    """The orchestrator does not accept the user name, the password or the token."""
+
+
+class NotAllowed(OrchestratorFailed):
+    """The orchestrator's user may not do that."""
+
+
+class NoSuchProject(OrchestratorFailed):
+    """The orchestrator has no such project."""
+
+
+class AlreadyRegistered(OrchestratorFailed):
+    """The orchestrator has a host with that serial number already: ``host_id``, where that is known."""
+
+    def __init__(self, what: str, *, hint: str = "", host_id: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.host_id = host_id
+
+
+class ServerFailed(OrchestratorFailed):
+    """The orchestrator has an error of its own."""
+
+
+class AnswerUnreadable(OrchestratorFailed):
+    """What the orchestrator answers is no JSON, or JSON of another shape."""
+
+
+class Protected(Failed):
+    """VMs would lose data, and are protected."""
+
+    def __init__(self, *names: str, who: str = "") -> None:
+        """``who``: what to call them, where it is clear whom this is about."""
+        super().__init__(
+            f"{who or ', '.join(names)} {'is' if len(names) == 1 else 'are'} protected",
+            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
+        )
 
 
 class NotFullyUndone(VmprovError):

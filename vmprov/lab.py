@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmprov.errors import Failed, HostNotReady, Interrupted, InUse, NotFound, VmprovError
-from vmprov.events import StageChanged
+from vmprov.events import Note, StageChanged
 from vmprov.hosts import Acceleration
 from vmprov.hypervisor import DomainState
 from vmprov.labfiles import LabFiles
 from vmprov.store import VMRecord
+from vmprov.upkeep import Upkeep
 from vmprov.views import (
     CreateResult,
     DeleteResult,
     Failure,
     HostView,
+    Onboarding,
     PortVerdict,
     StageStatistics,
     Timeline,
@@ -40,6 +42,8 @@ from vmprov.views import (
 from vmprov.waiting import Deadline
 
 if TYPE_CHECKING:
+    from vmprov.day0.lab import Day0Lab
+    from vmprov.forward import Forward
     from vmprov.images import Image
     from vmprov.spec.request import CreateRequest
     from vmprov.vm import VM
@@ -52,7 +56,7 @@ _ASIDE_LIMIT = 3.0
 _WORKERS = 8
 
 
-class Vmprov(LabFiles):
+class Vmprov(Upkeep, LabFiles):
     """One state directory with its hosts. Opening it changes nothing but making the directory.
 
     ``cancel`` stops running operations from another thread (or a signal handler); ``listeners`` get every event.
@@ -189,6 +193,16 @@ class Vmprov(LabFiles):
 
         return [read_timeline(found.vm, found.directory) for found in find_vms(self.home, self.store, targets)]
 
+    def onboardings(self, targets: Sequence[str] = ()) -> list[Onboarding]:
+        """How the onboarding of VMs and of all VMs of labs went, the failed and removed ones included.
+
+        Raises :class:`NotFound`.
+        """
+        from vmprov.engine.kept import find_vms
+        from vmprov.engine.onboarding import onboarding
+
+        return [onboarding(found) for found in find_vms(self.home, self.store, targets)]
+
     def stats(self, image: str | None = None, flow: str | None = None) -> list[StageStatistics]:
         """How long each stage took in past runs, of one image and flow or of all; see :class:`StageStatistics`."""
         from vmprov.engine.statistics import stage_statistics
@@ -228,9 +242,11 @@ class Vmprov(LabFiles):
         something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
         """
         from vmprov.engine.kept import find_vm
-        from vmprov.engine.report import subject_of, within, write_report
+        from vmprov.engine.report import known_secrets, subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
+        for why in known_secrets(found.directory, found.vm.name)[1].values():
+            self.events.emit(Note(text=f"{why}: so look for it before you hand the report on"))
         subject = subject_of(found, self.store.installation, lambda vm: self.context(vm.host, vm.driver))
         versions = {}
         if found.vm.driver == "vagrant":
@@ -329,6 +345,9 @@ class Vmprov(LabFiles):
         from vmprov import ssh
 
         vm = self.store.vm(name)
+        if vm.adopted:
+            ctx = self.context(vm.host, vm.driver)
+            return ssh.own_command_line(ctx.host, self._address_of(vm), command, name=vm.name)
         image = self._image_of(vm)
         if vm.login != "ssh" or image is None or not vm.address:
             raise Failed(f"{name} has no SSH", hint=f"use: vmprov console {name}")
@@ -339,15 +358,51 @@ class Vmprov(LabFiles):
         )  # fmt: skip
         return ssh.command_line(host, login, command, batch=False)
 
+    def screen(self, name: str, *, port: int = 0) -> Forward:
+        """A port of this machine's loopback address on which a VM's screen will be, once ``serve`` is called.
+
+        Raises :class:`Failed` if the VM has no screen, or does not run.
+        """
+        from vmprov.forward import Forward
+        from vmprov.hypervisor.hardware import screen_port
+
+        vm = self.store.vm(name)
+        host = self.host(vm.host)
+        if vm.machine.graphics == "none":
+            raise Failed(f"{name} has no screen", hint="make it with: vmprov create --graphics vnc")
+        there = screen_port(host.hypervisor().domain_xml(vm.domain))
+        if there is None:
+            raise Failed(f"{name} shows nothing: it does not run", hint=f"run: vmprov start {name}")
+        return Forward(host, ("127.0.0.1", there), port)
+
+    def _address_of(self, vm: VMRecord) -> str:
+        """The address of a VM whose domain is not ours; raises :class:`Failed` if nobody knows it."""
+        from vmprov.engine.admit import address_of
+
+        if address := address_of(self.context(vm.host, vm.driver), vm):
+            return address
+        raise Failed(f"nobody knows an address of {vm.name}", hint="see that it runs, and gets one by DHCP")
+
     def console_logs(self, targets: Sequence[str] = (), port: int = 0) -> dict[str, Path]:
         """Each VM's console log; all VMs that have such a port where none is named.
 
         Raises :class:`NotFound` for a VM that is named and has no such port.
         """
-        for vm in (chosen := self.select(targets) if targets else self.store.vms()):
-            if targets and port >= vm.consoles:
+        from vmprov.engine.admit import log_of
+
+        logs = {}
+        for vm in self.select(targets) if targets else self.store.vms():
+            if vm.adopted:
+                try:
+                    logs[vm.name] = log_of(self.context(vm.host, vm.driver), vm, port)
+                except VmprovError:
+                    if targets:
+                        raise
+            elif port < vm.consoles:
+                logs[vm.name] = self.home.console_log(vm.name, port)
+            elif targets:
                 self.console_port(vm.name, port)
-        return {vm.name: self.home.console_log(vm.name, port) for vm in chosen if port < vm.consoles}
+        return logs
 
     def keep_consoles(self) -> None:
         """See that something notes when lines arrive; harmless where it is done already."""
@@ -358,7 +413,11 @@ class Vmprov(LabFiles):
 
     def console_port(self, name: str, port: int = 0) -> Path:
         """How the names of the files of a VM's UART begin; raises :class:`NotFound` if it has no such port."""
+        from vmprov.engine.admit import elsewhere
+
         vm = self.store.vm(name)
+        if vm.adopted:
+            raise Failed(f"{name} was made by others", hint=elsewhere(self.context(vm.host, vm.driver), vm))
         if port >= vm.consoles:
             raise NotFound(f"{name} has no serial port {port}", hint=f"it has {vm.consoles}, counted from 0")
         return self.home.console_port(vm.id, port)
@@ -409,6 +468,17 @@ class Vmprov(LabFiles):
                 hint="delete them first, or use --force: they will be powered off and stay recorded",
             )
         return host.down()
+
+    # day 0
+
+    @property
+    def day0_lab(self) -> Day0Lab:
+        """The Day-0 lab: an orchestrator of ours to practise against."""
+        from vmprov.day0.lab import Day0Lab
+
+        return Day0Lab(self.home, self.store.installation, self.engine)
+
+    # images
 
     def write_box(self, name: str, path: Path) -> Path:
         """Make a Vagrant box of the libvirt provider from an image, at ``path``; returns that.

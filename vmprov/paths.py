@@ -122,6 +122,11 @@ class Home:
         return self.root / "images" / name
 
     @property
+    def day0(self) -> Path:
+        """Certificates, keys, boot files and inventory of the Day-0 lab; ``vmprov day0 lab down`` removes it."""
+        return self.root / "day0"
+
+    @property
     def run(self) -> Path:
         """Sockets: in the state directory, or under the temporary directory where that path is too long."""
         inside = self.root / "run"
@@ -138,6 +143,13 @@ class Home:
     def console_port(self, vm_id: int, port: int) -> Path:
         """How the names of the FIFO, socket and lock of a UART begin: a number, as names can be too long."""
         return self.consoles / f"{vm_id}-{port}"
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, with mode 0700; what is there stays as it is."""
+    if not directory.parent.exists():
+        make_private(directory.parent)
+    directory.mkdir(exist_ok=True, mode=0o700)
 
 
 def _mounted_read_only(path: Path) -> bool:

@@ -15,7 +15,7 @@ import pycdlib
 
 from vmprov.documents import parse, read_bytes, refuse
 from vmprov.errors import SpecError
-from vmprov.spec.lab import Seed
+from vmprov.spec.wishes import Seed
 
 # The account that seeds make in guests which read cloud-init's user-data.
 LOGIN_USER = "vmprov"

@@ -16,6 +16,14 @@ from vmprov.spec.quantities import parse_size
 
 _SMALLEST_CONSOLE = 64 * 1024
 OFFICIAL_RUNNER_IMAGE = "vagrantlibvirt/vagrant-libvirt:edge-slim"
+# Variables whose names earlier scripts have made known; the new name wins.
+FORMER_NAMES = {
+    "EDGE_USERNAME": "ONBOARDING_USERNAME",
+    "EDGE_PASSWORD": "ONBOARDING_PASSWORD",
+    "EDGE_API_USERNAME": "PROJECT_API_USER",
+    "EDGE_API_PASSWORD": "PROJECT_API_PASSWORD",
+    "EDGE_PROJECT": "PROJECT_NAME",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,18 @@ class Settings:
             console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default="64MiB"),
             keeper=_switch("VMPROV_KEEPER", environ),
         )
+
+
+def variable(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """A variable's value, or that of its former name, and the name that had it; "" where neither is set.
+
+    >>> variable("EDGE_PROJECT", {"PROJECT_NAME": "infra"})
+    ('infra', 'PROJECT_NAME')
+    """
+    for known in (name, FORMER_NAMES.get(name, "")):
+        if value := environ.get(known, ""):
+            return value, known
+    return "", name
 
 
 def _size(name: str, environ: Mapping[str, str], *, default: str) -> int:

@@ -10,7 +10,7 @@ import shlex
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -131,6 +131,17 @@ def command_line(host: Dials, login: Login, command: Sequence[str] = (), *, batc
     return [*argv, login.address, *([remote] if command else [])]
 
 
+def own_command_line(host: Dials, address: str, command: Sequence[str] = (), *, name: str) -> list[str]:
+    """The argv that logs in to a machine which others made, as the user's own configuration, keys and agent can."""
+    proxy = [] if host.dialer is None else proxy_command(host.dialer, address)
+    settings = {"HostKeyAlias": name}
+    if proxy:
+        settings |= {"ProxyCommand": shlex.join(proxy).replace("%", "%%"), "ProxyUseFdpass": "yes"}
+    words = [word for setting, value in settings.items() for word in ("-o", f"{setting}={value}")]
+    remote = command[0] if len(command) == 1 else shlex.join(command)
+    return ["ssh", *words, "--", address, *([remote] if command else [])]
+
+
 def _quoted(path: Path) -> str:
     """A file name in ssh's configuration syntax: there may be several, and ``%`` and ``~`` are expanded."""
     escaped = str(path.absolute()).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
@@ -236,11 +247,22 @@ def wait_for_ssh(
 
 def forget_host(known_hosts: Path, alias: str) -> None:
     """Drop what was remembered of a VM's host key: a new VM of that name has a new one. Absence is success."""
+    _rewrite(known_hosts, alias, lambda _: "")
+
+
+def rename_host(known_hosts: Path, alias: str, new: str) -> None:
+    """Remember a VM's host key under another name. Absence is success."""
+    _rewrite(known_hosts, new, lambda _: "")
+    _rewrite(known_hosts, alias, lambda line: new + line.removeprefix(alias))
+
+
+def _rewrite(known_hosts: Path, alias: str, change: Callable[[str], str]) -> None:
+    """Change the lines about one name."""
     try:
         before = known_hosts.read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    kept = [line for line in before if line.split(" ", 1)[0] != alias]
+    kept = [change(line) if line.split(" ", 1)[0] == alias else line for line in before]
     if kept == before:
         return
     made = known_hosts.with_name(f".{known_hosts.name}-{os.getpid()}")

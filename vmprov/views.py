@@ -12,7 +12,8 @@ class VMView:
     """A VM as it is now.
 
     ``state``: creating, running, stopped, paused, crashed, missing (its domain is gone), failed (kept on failure),
-    deleting, broken (could not be removed fully), removed, or unknown (its host does not answer).
+    deleting, broken (could not be removed fully), removed, unchanged (in a result: nothing was begun with it), or
+    unknown (its host does not answer).
     ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
     its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
@@ -107,6 +108,23 @@ class CreateResult:
 
 
 @dataclass(frozen=True)
+class WorkResult:
+    """How it went for VMs that were worked on; ``exit_code`` is that of the command."""
+
+    vms: Sequence[VMView]
+    exit_code: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether all went well."""
+        return self.exit_code == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {"ok": self.ok, "vms": [vm.to_json() for vm in self.vms]}
+
+
+@dataclass(frozen=True)
 class ApplyResult:
     """How an ``apply`` went: the ``plan`` that was done, as JSON, and the VMs that it was about."""
 
@@ -157,10 +175,15 @@ class Drift:
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that could not be done to a VM, and why."""
+    """Something that could not be done to a VM, and why; ``exit_code`` is what that makes a command's."""
 
     name: str
     why: str
+    exit_code: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {"name": self.name, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -170,9 +193,15 @@ class DeleteResult:
     deleted: Sequence[str]
     failed: Sequence[Failure]
 
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command: 4 if something is left that should be gone, 1 if it only was refused."""
+        codes = [failure.exit_code for failure in self.failed]
+        return 4 if 4 in codes else max(codes, default=0)
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
-        return {"deleted": list(self.deleted), "failed": [asdict(failure) for failure in self.failed]}
+        return {"deleted": list(self.deleted), "failed": [failure.to_json() for failure in self.failed]}
 
 
 @dataclass(frozen=True)
@@ -292,6 +321,33 @@ class Timeline:
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         return {**asdict(self), "stages": [asdict(stay) for stay in self.stages]}
+
+
+@dataclass(frozen=True)
+class Onboarding:
+    """How one machine's onboarding went, or goes.
+
+    ``os``: what its login prompt named, or "" while it has not. ``stage``: the last one entered. ``verdict`` as in
+    :class:`Timeline`, ``kind`` without class or stage; ``why``: one line that tells what decided. ``seconds``: from
+    power-on to the verdict, or up to now. ``stages``: stage -> seconds in it, all stays together, in the order in which
+    they were entered.
+    """
+
+    vm: str
+    lab: str
+    serial_number: str
+    os: str
+    flow: str
+    stage: str
+    kind: str
+    verdict: str
+    why: str
+    seconds: float
+    stages: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {**asdict(self), "stages": dict(self.stages)}
 
 
 @dataclass(frozen=True)

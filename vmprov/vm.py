@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, overload
 
 from vmprov.console.capture import Capture
 from vmprov.console.lines import Followed, Line, Selection, captured, follow
@@ -27,7 +27,7 @@ from vmprov.errors import WaitTimeout
 from vmprov.waiting import Cancel, Deadline
 
 if TYPE_CHECKING:
-    from vmprov.console.session import Console, Ran
+    from vmprov.console.session import Console, Patterns, Ran, Several
     from vmprov.paths import Home
     from vmprov.views import Timeline, VMView
 
@@ -130,7 +130,11 @@ class VMConsole:
                 self._session = open_console(self._base, self.log, name=self._name)
             return self._session
 
-    def expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
+    @overload
+    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]: ...
+    @overload
+    def expect(self, pattern: Several, timeout: float = 30.0) -> int: ...
+    def expect(self, pattern: Patterns, timeout: float = 30.0) -> re.Match[str] | int:
         """See :meth:`vmprov.console.session.Console.expect`: in what arrives after the console was opened."""
         return self.session.expect(pattern, timeout)
 

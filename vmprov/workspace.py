@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vmprov.containers.engine import Engine
-from vmprov.errors import NotFound
+from vmprov.errors import NotFound, SpecError
 from vmprov.events import Events, Listener, Note
 from vmprov.hosts import Host, open_host
 from vmprov.paths import Home
@@ -22,6 +22,7 @@ from vmprov.views import VMView
 from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
+    from vmprov.day0.client import Orchestrator
     from vmprov.engine.context import Context
     from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
@@ -107,6 +108,18 @@ class Workspace:
                 self._hosts[name] = open_host(name, self.home, self.settings, self.store.installation, self.engine)
             return self._hosts[name]
 
+    def orchestrator(self, options: Mapping[str, str] | None = None) -> Orchestrator:
+        """A client of the orchestrator that the settings name; ``options`` win over them, by field. Close it after use.
+
+        Whoever is to be asked for the password is asked last. Raises :class:`vmprov.errors.SpecError` with all that is
+        wrong or missing.
+        """
+        from vmprov.day0.client import Orchestrator
+        from vmprov.day0.config import password_of, read_settings
+
+        settings = read_settings(options, home=self.home.root)
+        return Orchestrator(settings, password_of(settings, ask=self.ask), cancel=self.cancel)
+
     def context(self, host: str, driver: str) -> Context:
         """What an operation on a host needs; ``""`` stands for the default host, and the host's default driver."""
         from vmprov.drivers import default_driver, open_driver
@@ -142,6 +155,21 @@ class Workspace:
                     raise NotFound(f"no VM or lab called {target!r}", hint="see: vmprov list") from None
         return list(chosen.values())
 
+    def matching(self, selector: str, targets: Sequence[str] = ()) -> list[str]:
+        """Names of the VMs whose labels a selector means: of all, or of those that ``targets`` stand for.
+
+        A selector is such as ``role=edge,env!=test``; see :class:`vmprov.spec.labels.Selector`. Raises
+        :class:`SpecError` for one that cannot be meant, :class:`NotFound`.
+        """
+        from vmprov.spec.labels import Selector
+
+        try:
+            chosen = Selector.parse(selector)
+        except ValueError as problem:
+            raise SpecError(f"selector: {problem}") from problem
+        vms = self.select(targets) if targets else self.store.vms()
+        return [vm.name for vm in vms if chosen.matches(vm.labels)]
+
     def select_known(self, targets: Sequence[str]) -> tuple[list[VMRecord], list[str]]:
         """Like :meth:`select`, with the names that stand for nothing apart."""
         known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
@@ -152,12 +180,12 @@ class Workspace:
         columns = asdict(vm)
         for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
             del columns[internal]
-        log = console_log or self.home.console_log(vm.name, 0)
+        log = console_log or ("" if vm.adopted else self.home.console_log(vm.name, 0))
         judgement = json.loads(vm.judgement) if vm.judgement else None
         return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
 
     def outcome_view(self, outcome: Outcome) -> VMView:
         """What is told of a VM that was worked on."""
-        state = "running" if outcome.state == "ready" else outcome.state
-        log = outcome.logs / self.home.console_log(outcome.vm.name, 0).name
+        state = {"ready": "running", "refused": "unchanged"}.get(outcome.state, outcome.state)
+        log = None if outcome.vm.adopted else outcome.logs / self.home.console_log(outcome.vm.name, 0).name
         return replace(self.view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
+from vmprov.firmware import STORE_SIZE, choose_loader, variable_store
 from vmprov.hypervisor import Domain, DomainState, Hypervisor, Mark, Network, Volume, foreign
 from vmprov.hypervisor.definitions import find_note, mark_element
 from vmprov.hypervisor.fake import FakeHypervisor
@@ -108,6 +109,19 @@ def domain_xml(
         ET.SubElement(interface, "mac", address=mac)
         ET.SubElement(interface, "source", network=network)
         ET.SubElement(interface, "model", type="virtio")
+    return ET.tostring(domain, encoding="unicode")
+
+
+def uefi(definition: str, loader: str, nvram: str) -> str:
+    domain = ET.fromstring(definition)
+    system = domain.find("os")
+    kind = domain.find("os/type")
+    assert system is not None
+    assert kind is not None
+    kind.set("machine", "q35")
+    ET.SubElement(system, "loader", readonly="yes", type="pflash").text = loader
+    ET.SubElement(system, "nvram").text = nvram
+    ET.SubElement(ET.SubElement(domain, "features"), "acpi")
     return ET.tostring(domain, encoding="unicode")
 
 
@@ -369,6 +383,50 @@ def test_a_machine_that_asks_for_an_address_gets_one_of_its_network(hypervisor: 
     assert IPv4Network(found[0]).subnet_of(own.subnet())
 
 
+def test_removing_a_uefi_machine_takes_its_variables_away(hypervisor: Hypervisor, own: Names, tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(variable_store())
+    store = hypervisor.upload_volume(POOL, own("nvram"), tmp_path / "store", format="raw", capacity=STORE_SIZE)
+    loader = choose_loader(hypervisor.loaders(), secure=False, host="test")
+    hypervisor.define_domain(uefi(domain_xml(own("a")), loader, store.path))
+    hypervisor.start_domain(own("a"))
+
+    hypervisor.remove_domain(own("a"))
+
+    assert own("nvram") not in names(hypervisor.volumes(POOL))
+    assert hypervisor.remove_volume(POOL, own("nvram")) is False
+
+
+def test_variables_that_went_with_their_machine_can_be_removed_again(
+    hypervisor: Hypervisor, own: Names, tmp_path: Path
+) -> None:
+    (tmp_path / "store").write_bytes(variable_store())
+    store = hypervisor.upload_volume(POOL, own("nvram"), tmp_path / "store", format="raw", capacity=STORE_SIZE)
+    loader = choose_loader(hypervisor.loaders(), secure=False, host="test")
+    hypervisor.define_domain(uefi(domain_xml(own("a")), loader, store.path))
+    hypervisor.start_domain(own("a"))
+    hypervisor.remove_domain(own("a"))
+
+    hypervisor.remove_volume(POOL, own("nvram"))
+    assert hypervisor.volume(POOL, own("nvram")) is None
+
+
+def test_there_is_firmware_with_and_without_secure_boot(hypervisor: Hypervisor) -> None:
+    loaders = hypervisor.loaders()
+
+    assert choose_loader(loaders, secure=True, host="test") != choose_loader(loaders, secure=False, host="test")
+
+
+def test_a_definition_shows_no_password(hypervisor: Hypervisor, own: Names) -> None:
+    definition = ET.fromstring(domain_xml(own("a")))
+    devices = definition.find("devices")
+    assert devices is not None
+    ET.SubElement(devices, "graphics", type="vnc", autoport="yes", listen="127.0.0.1", passwd="hush")
+    hypervisor.define_domain(ET.tostring(definition, encoding="unicode"))
+
+    assert "graphics" in hypervisor.domain_xml(own("a"))
+    assert "hush" not in hypervisor.domain_xml(own("a"))
+
+
 # networks
 
 
@@ -430,7 +488,7 @@ def test_the_definition_of_a_network_can_be_read_back(hypervisor: Hypervisor, ow
     assert [bridge.get("name") for bridge in definition.iterfind("bridge")] == [own("br")]
 
 
-@pytest.mark.parametrize("question", ["network_xml", "network_leases"])
+@pytest.mark.parametrize("question", ["network_xml", "network_definition", "network_leases"])
 def test_asking_for_a_network_that_does_not_exist_is_refused(hypervisor: Hypervisor, own: Names, question: str) -> None:
     with pytest.raises(LibvirtFailed, match=own("net")):
         getattr(hypervisor, question)(own("net"))
@@ -447,6 +505,43 @@ def test_a_network_knows_the_address_that_it_gave_to_a_machine(hypervisor: Hyper
     assert before == []
     assert lease.mac == own.mac
     assert [lease.address] == hypervisor.domain_addresses(own("a"), own.mac)
+
+
+def lengthened(definition: str) -> str:
+    """The definition with something else in it that libvirt keeps."""
+    network = ET.fromstring(definition)
+    ET.SubElement(network, "domain", name="other.test", localOnly="yes")
+    return ET.tostring(network, encoding="unicode")
+
+
+def test_a_network_can_be_changed_and_changed_back_to_the_byte(hypervisor: Hypervisor, own: Names) -> None:
+    made = hypervisor.create_network(network_xml(own("net"), subnet=own.subnet()))
+    before = hypervisor.network_definition(own("net"))
+
+    assert hypervisor.redefine_network(lengthened(before)) is True
+    changed = hypervisor.network_xml(own("net"))
+    assert hypervisor.redefine_network(before) is True
+
+    assert ET.fromstring(changed).find("domain[@name='other.test']") is not None
+    assert hypervisor.network_definition(own("net")) == before
+    assert named(hypervisor.networks(), own("net")) == [made]
+
+
+def test_a_network_is_not_restarted_under_a_running_machine(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.create_network(network_xml(own("net"), subnet=own.subnet()))
+    before = hypervisor.network_definition(own("net"))
+    hypervisor.define_domain(domain_xml(own("a"), network=own("net"), mac=own.mac))
+    hypervisor.start_domain(own("a"))
+
+    assert hypervisor.redefine_network(lengthened(before)) is False
+    assert "other.test" in hypervisor.network_definition(own("net"))
+    hypervisor.power_off_domain(own("a"))
+    assert hypervisor.redefine_network(before) is True
+
+
+def test_changing_a_network_that_does_not_exist_is_refused(hypervisor: Hypervisor, own: Names) -> None:
+    with pytest.raises(LibvirtFailed, match=own("net")):
+        hypervisor.redefine_network(network_xml(own("net"), subnet=own.subnet()))
 
 
 def test_removing_a_network_twice_finds_it_gone(hypervisor: Hypervisor, own: Names) -> None:

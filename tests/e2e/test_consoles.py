@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -154,6 +155,30 @@ def test_every_byte_is_kept_while_readers_come_and_go(cli: Cli, three: Any, mach
 
     wait_until(lambda: len(sent()) >= len(wanted), Deadline(20), "all bytes")
     assert wanted in sent()
+
+
+def test_a_guest_that_prints_binary_at_full_speed_is_captured_followed_and_still_judged(
+    cli: Cli, three: Any, machine: VM
+) -> None:
+    count = 150_000
+    cli("ssh", "con-1", "--", f"head -c {count} /dev/urandom > /tmp/noise; stty -F /dev/ttyS0 raw -echo")
+    wanted = cli("ssh", "con-1", "--", "sha256sum < /tmp/noise").out.split()[0]
+    begin = machine.console.position
+    follower = cli.start("logs", "con-1", "-f", "--json", "--grep", "the noise is over")
+    cli(
+        "ssh",
+        "con-1",
+        "--",
+        "cat /tmp/noise > /dev/ttyS0; stty -F /dev/ttyS0 sane; echo the noise is over > /dev/ttyS0",
+    )
+
+    assert follower.stdout is not None
+    assert "the noise is over" in json.loads(follower.stdout.readline())["text"]
+    follower.send_signal(signal.SIGINT)
+    follower.communicate(timeout=20)
+    sent = machine.console.log.read_bytes()[begin : begin + count]
+    assert hashlib.sha256(sent).hexdigest() == wanted
+    assert machine.verdict == "success"
 
 
 def test_the_capture_goes_on_over_resets_and_power_cycles(cli: Cli, three: Any) -> None:

@@ -36,6 +36,7 @@ SEAMS = {
     "pycdlib": ["vmprov/seeds.py"],
     "yaml": ["vmprov/documents.py"],
     "re2": ["vmprov/flows/"],
+    "httpx": ["vmprov/day0/https.py"],
 }
 # Spelled apart, so that this file does not find itself. Where packages come from is the user's affair.
 MIRRORS = [

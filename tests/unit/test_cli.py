@@ -17,8 +17,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.unit.uarts import add
 from vmprov import Settings, Vmprov, __version__
 from vmprov.cli import COMMANDS, main
+from vmprov.console.capture import slowest_follower
+from vmprov.console.holes import release_start
+from vmprov.console.index import Mark, Moment, TimesWriter, encode
 from vmprov.hosts.fake import FakeHost
 from vmprov.locks import exclusive
 from vmprov.paths import Home
@@ -82,6 +86,13 @@ class Cli:
             env={**os.environ, **self.environ}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start it in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "vmprov", *words],
+            env={**os.environ, **self.environ}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
 
 @pytest.fixture
 def cli(home: Home) -> Iterator[Cli]:
@@ -90,6 +101,12 @@ def cli(home: Home) -> Iterator[Cli]:
     yield Cli(home)
     signal.signal(signal.SIGINT, before[signal.SIGINT])
     signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+
+
+def said(follower: subprocess.Popen[str], text: str) -> None:
+    """Wait for a line on its stdout; the test's own time limit ends the wait."""
+    assert follower.stdout is not None
+    assert next((line for line in follower.stdout if text in line), "")
 
 
 def types(document: dict[str, Any], keys: dict[str, type]) -> dict[str, type]:
@@ -201,6 +218,7 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         (("logs", "--timeout", "1s"), "--timeout is the limit of --until"),
         (("logs", "--raw", "--grep", "x"), "--raw shows bytes as they came"),
         (("logs", "--boot", "1", "-f"), "--boot does not go with -f"),
+        (("logs", "--boot", "1", "--until", "x"), "--boot does not go with -f or --until"),
         (("logs", "--since", "never"), "'never' is neither a duration nor a time"),
         (("logs", "--grep", "("), "RE2 refuses the expression"),
         (("watch", "nope"), "no VM or lab called 'nope'"),
@@ -391,10 +409,10 @@ def test_list_prints_a_table(cli: Cli) -> None:
 
     heading, first, second = cli("list").out.splitlines()
 
-    assert heading.split() == ["VM", "LAB", "STATE", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST"]
-    address = first.split()[3]
+    assert heading.split() == ["VM", "LAB", "STATE", "VERDICT", "ADDRESS", "IMAGE", "CPUS", "MEMORY", "HOST"]
+    address = first.split()[4]
     assert address.startswith("10.87.0.")
-    assert first.split() == ["vm-1", "trial", "running", address, "-", "1", "64MiB", "fake:"]
+    assert first.split() == ["vm-1", "trial", "running", "success", address, "-", "1", "64MiB", "fake:"]
     assert second.index("trial") == heading.index("LAB")
 
 
@@ -522,6 +540,31 @@ def test_a_raw_log_is_what_came_byte_for_byte(cli: Cli) -> None:
     assert cli("logs", "--raw").out.encode() == Path(vm["console_log"]).read_bytes()
 
 
+def test_a_raw_log_says_what_was_dropped_from_it(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    log.write_bytes(b"x" * 8192 + b"end\n")
+    release_start(log, 4096)
+    writer = TimesWriter(log)
+    writer.write(encode(Mark.TRIMMED, 4096, Moment.now()))
+    writer.close()
+
+    ran = cli("logs", "--raw")
+
+    assert ran.out == "x" * 4096 + "end\n"
+    assert ran.said == "vmprov: 4KiB of older output were dropped to stay within the limit"
+
+
+def test_following_a_raw_log_holds_back_what_was_not_read(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    with cli.start("logs", "--raw", "-f") as follower:
+        said(follower, "GRUB loading")
+        assert wait_until(lambda: slowest_follower(log) == log.stat().st_size, Deadline(20), "follower")
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert (follower.returncode, slowest_follower(log)) == (0, None)
+
+
 def test_a_raw_log_is_of_one_machine(cli: Cli) -> None:
     cli(*CREATE, "--count", "2")
 
@@ -571,6 +614,86 @@ def test_waiting_for_a_line_ends_when_time_is_up(cli: Cli) -> None:
     ran = cli("logs", "--until", "vm-1 login:", "--timeout", "500ms")
 
     assert (ran.code, ran.said) == (1, "vmprov: no match within 0.5 s on vm-2")
+
+
+@pytest.mark.parametrize("more", [(), ("--raw",)])
+def test_following_a_machine_ends_when_it_is_removed(cli: Cli, more: tuple[str, ...]) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "vm-1", "-f", "--tail", "9", *more) as follower:
+        said(follower, "GRUB loading")
+        cli("delete", "vm-1", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (0, "vmprov: vm-1 was removed\n")
+
+
+def test_following_a_lab_ends_when_its_last_machine_is_removed(cli: Cli) -> None:
+    cli(*CREATE, "--lab", "trial", "--count", "2")
+    with cli.start("logs", "trial", "-f", "--tail", "9") as follower:
+        said(follower, "vm-1 | GRUB loading")
+        cli("delete", "vm-1", "--yes")
+        add(cli.home.console_log("vm-2", 0), b"\nalone now\n")
+        said(follower, "alone now")
+        cli("delete", "vm-2", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (0, "vmprov: vm-1 was removed\nvmprov: vm-2 was removed\n")
+
+
+def test_waiting_for_a_line_ends_when_a_machine_that_has_not_shown_it_is_removed(cli: Cli) -> None:
+    cli(*CREATE, "--count", "2")
+    with cli.start("logs", "--until", "vm-1 login:") as follower:
+        said(follower, "GRUB loading")
+        cli("delete", "vm-2", "--yes")
+
+        _, err = follower.communicate(timeout=30)
+
+    assert (follower.returncode, err) == (
+        1, "vmprov: vm-2 was removed\nvmprov: no match on vm-2 before the removal\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [(), ("--raw",)])
+def test_following_ends_when_nobody_reads_any_more(cli: Cli, more: tuple[str, ...]) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "-f", *more) as follower:
+        said(follower, "GRUB loading")
+        assert follower.stdout is not None
+        follower.stdout.close()
+
+        assert follower.wait(timeout=30) is not None
+
+
+def test_a_machine_that_joins_is_told_from_the_first_one(cli: Cli) -> None:
+    cli(*CREATE)
+    with cli.start("logs", "-f") as follower:
+        said(follower, "GRUB loading")
+        cli(*CREATE, "--name", "newcomer")
+        said(follower, "newcomer | GRUB loading")
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert follower.returncode == 0
+
+
+def test_what_is_looked_for_may_come_in_two_parts(cli: Cli) -> None:
+    log = Path(cli(*CREATE, "--json").json["vms"][0]["console_log"])
+    with cli.start("logs", "-f", "--grep", "login: ro+t|begun|done") as follower:
+        add(log, b"\nbegun\nvm-1 login: ")
+        said(follower, "begun")
+        threading.Event().wait(0.5)  # a prompt that stands still is handed out
+        add(log, b"root")
+        threading.Event().wait(0.5)
+        add(log, b" again\ndone\n")
+
+        assert follower.stdout is not None
+        lines = [follower.stdout.readline(), follower.stdout.readline()]
+        follower.send_signal(signal.SIGINT)
+        follower.communicate(timeout=30)
+
+    assert lines == ["vm-1 login: root again\n", "done\n"]
 
 
 def test_a_boot_that_never_was_has_no_lines(cli: Cli) -> None:
@@ -642,3 +765,116 @@ def test_the_library_is_imported_at_first_use() -> None:
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert ran.stdout == "True\n"
+
+
+# lab files
+
+LAB = "lab: trial\nvms:\n  web: {count: 2, memory: 512MiB}\n  db: {after: web}\n"
+
+
+def test_validate_says_what_is_in_a_file_or_what_is_wrong_with_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(LAB)
+    (tmp_path / "bad.yaml").write_text("lab: trial\nvms: {web: {memroy: 1GiB, flow: nope}}\n")
+
+    good, both = (
+        cli("validate", f"{tmp_path}/good.yaml"),
+        cli("validate", f"{tmp_path}/good.yaml", f"{tmp_path}/bad.yaml"),
+    )
+
+    assert (good.code, good.out, good.err) == (0, f"{tmp_path}/good.yaml: ok: lab trial, 3 VMs\n", "")
+    assert (both.code, both.out) == (2, good.out)
+    assert [line.split(": ", 1)[1] for line in both.err.splitlines()] == [
+        "vms.web: unknown key 'memroy'; did you mean 'memory'?",
+        "vms.web.flow: unknown flow 'nope'; known: cloud-init, debian-installer, edge-io, edge-nio, login "
+        "(a file has a / in its name, or ends in .yaml)",
+    ]
+
+
+def test_validate_prints_json(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(LAB)
+
+    ran = cli("validate", f"{tmp_path}/good.yaml", f"{tmp_path}/nope.yaml", "--json")
+
+    assert ran.code == 2
+    assert ran.json == [
+        {"file": f"{tmp_path}/good.yaml", "ok": True, "problems": [], "lab": "trial", "vms": ["web-1", "web-2", "db"]},
+        {"file": f"{tmp_path}/nope.yaml", "ok": False, "problems": [f"{tmp_path}/nope.yaml: there is no such file"],
+         "lab": "", "vms": []},
+    ]  # fmt: skip
+
+
+def test_validate_takes_values_from_outside(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("lab: ${name}\nvars: {name: x}\nvms: {web: {count: 2}}\n")
+
+    ran = cli("validate", str(file), "--var", "name=given", "--set", "vms.web.count=4", "--json")
+
+    assert (ran.json[0]["lab"], len(ran.json[0]["vms"])) == ("given", 4)
+    assert cli("validate", str(file), "--var", "name").said.startswith("vmprov: --var 'name' is not NAME=VALUE")
+
+
+def test_validate_makes_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+
+    cli("validate", f"{tmp_path}/lab.yaml")
+
+    assert not cli.home.root.exists() or list(cli.home.root.iterdir()) == []
+
+
+def test_schemas_are_printed(cli: Cli) -> None:
+    assert cli("schema").json == cli("schema", "lab").json
+    assert cli("schema", "flow").json == cli("flow", "schema").json
+    assert cli("schema").json["$defs"]["Entry"]["additionalProperties"] is False
+    assert cli("schema", "nope").code == 2
+
+
+OPTIONS = [
+    ("--count", "3"),
+    ("--count", "2", "--name", "web", "--serial-numbers", "EDGE0001,EDGE0002"),
+    ("--name", "one", "--cpus", "3", "--memory", "1536MiB", "--disk", "3GiB", "--network", "shared"),
+    (
+        "--name",
+        "n",
+        "--extra-disk",
+        "1GiB",
+        "--extra-disk",
+        "x=2GiB",
+        "--firmware",
+        "uefi",
+        "--tpm",
+        "--timeout",
+        "90s",
+    ),
+    ("--lab", "mine", "--boot-url", "http://x.example/y", "--boot-dns", "x.example=10.0.0.9", "--firmware", "uefi"),
+    ("--flow", "login", "--memory", "1GiB", "--consoles", "2", "--graphics", "vnc"),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_create_prints_the_lab_file_that_means_the_same(cli: Cli, options: tuple[str, ...], tmp_path: Path) -> None:
+    from vmprov.flows.load import flow_machine
+    from vmprov.spec.load import load_lab
+
+    words = ("create", "--driver", "fake", "--image", "", *options, "--dry-run")
+
+    planned, written = cli(*words, "--json").json, cli(*words, "--output", "yaml")
+
+    assert (written.code, written.err) == (0, "")
+    file = tmp_path / "lab.yaml"
+    file.write_text(written.out)
+    found = load_lab(file, environ={}, flows=flow_machine)
+    assert (found.lab, found.driver) == (planned["lab"], "fake")
+    for vm, row in zip(found.vms, planned["vms"], strict=True):
+        # What the flow brings is laid under it, as `create` does.
+        machine = vm.over(flow_machine(vm.flow)) if vm.flow else vm
+        assert (vm.name, machine.image, machine.cpus, machine.memory) == (
+            row["name"], row["image"], row["cpus"], row["memory"],
+        )  # fmt: skip
+        assert (machine.disk or row["disk"], vm.serial_number or row["serial_number"]) == (
+            row["disk"], row["serial_number"],
+        )  # fmt: skip
+
+
+def test_the_lab_file_is_for_a_dry_run_alone(cli: Cli) -> None:
+    for words in (("--output", "yaml"), ("--output", "yaml", "--dry-run", "--json")):
+        assert cli(*CREATE, *words).said.startswith("vmprov: --output yaml needs --dry-run, and goes without --json")

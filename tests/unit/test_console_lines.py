@@ -200,6 +200,16 @@ def test_since_a_time_are_the_lines_that_ended_then_or_later(log: Path) -> None:
     assert [line.text for line in told({"vm-1": log}, Selection(since=150.0))] == ["vm-1 login: root", "new"]
 
 
+def test_a_prompt_that_has_stood_there_for_long_is_not_of_the_last_minute(log: Path) -> None:
+    capturing = Capturing(log)
+    capturing.say(b"old\nvm-1 login: ", wall=100.0)
+
+    assert texts(log, Selection(since=100.0)) == ["old", "vm-1 login: "]
+    assert texts(log, Selection(since=101.0)) == []
+    add(log, b"root")  # nobody has timed that yet
+    assert texts(log, Selection(since=101.0)) == ["vm-1 login: root"]
+
+
 def test_since_a_time_leaves_out_nothing_where_the_wall_clock_was_set_back(log: Path) -> None:
     capture = Capturing(log)
     capture.say(b"before\n", 5000.0, 1.0)

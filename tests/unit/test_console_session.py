@@ -71,6 +71,19 @@ def test_a_program_waits_for_a_pattern_and_answers(guest: Guest, console: Consol
     guest.hear(b"root\r")
 
 
+def test_of_several_patterns_that_counts_which_is_seen_first(guest: Guest, console: Console) -> None:
+    guest.say(b"vm-1 login: root\r\nPassword: ")
+
+    assert console.expect(["Password: ", re.compile("(log)in: "), "incorrect"], timeout=20) == 1
+    assert (console.before, console.after, console.match and console.match[1]) == ("vm-1 ", "login: ", "log")
+    assert console.expect(["incorrect", "Password: "]) == 1
+    assert console.before == "root\n"
+    with pytest.raises(WaitTimeout, match="no 'incorrect' or '# ' on the console"):
+        console.expect(["incorrect", "# "], timeout=0.1)
+    with pytest.raises(SpecError):
+        console.expect([], timeout=0.1)
+
+
 def test_what_was_said_before_the_console_was_opened_is_history(guest: Guest) -> None:
     guest.say(b"long ago\r\n")
     with open_console(guest.base, guest.log, name=NAME) as console:
@@ -363,6 +376,22 @@ def test_a_serial_port_that_is_unplugged_fails_a_wait_at_once(terminal: Terminal
 
         with pytest.raises(Failed, match="closed before 'never' was seen; last seen: last words"):
             console.expect("never", timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("/dev/none", "no such file or directory"),
+        ("/dev/null", "inappropriate ioctl for device"),
+        ("rfc2217://127.0.0.1:1", "connection refused"),
+        ("socket://127.0.0.1:1", "connection refused"),
+    ],
+)
+def test_a_port_that_cannot_be_opened_is_told_with_the_reason_alone(url: str, why: str) -> None:
+    with pytest.raises(HostNotReady) as refused:
+        open_port(url)
+
+    assert str(refused.value) == f"the serial port {url} cannot be opened: {why}"
 
 
 def test_what_is_no_serial_port_is_refused(tmp_path: Path) -> None:

@@ -182,6 +182,19 @@ def test_what_is_secret_is_typed_and_nowhere_written_down(board: Board, watch: C
     assert [path.name for path in files if path.stat().st_mode & 0o077 and path.suffix != ".lock"] == []
 
 
+def test_a_secret_that_the_board_echoes_is_in_no_verdict(board: Board, watch: Callable[..., Watching]) -> None:
+    board.answers = {b"root\r": b"root\r\nKennwort: ", b"hunter2\r": b"hunter2\r\nno 'hunter2' here\r\n"}
+    board.on()
+    watching = watch(board.url, limit=3.0)
+    board.say(b"board login: ")
+
+    verdict, _, _ = watching.result()
+
+    assert verdict.kind == "timeout"
+    assert "hunter2" not in str(verdict.to_json())
+    assert "no '***' here" in verdict.last_lines
+
+
 def test_a_board_that_says_nothing_is_timed_out(board: Board, watch: Callable[..., Watching]) -> None:
     verdict, timeline, _ = watch(board.url, limit=0.3).result()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic import BaseModel
 
 import vmprov
 from vmprov import errors, views
@@ -25,6 +26,7 @@ from vmprov.console.index import Moment
 from vmprov.console.inputs import Typed
 from vmprov.console.lines import Line
 from vmprov.console.session import Ran
+from vmprov.day0.answers import Host as OrchestratorHost
 from vmprov.doctor import Finding
 from vmprov.flows.load import flow_names, parse_flow, schema
 from vmprov.flows.machine import REBOOT_LOOP
@@ -32,6 +34,13 @@ from vmprov.flows.signatures import shipped_signatures
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.images import Image
 from vmprov.settings import Settings
+from vmprov.spec.file import Defaults, Entry, LabFile
+from vmprov.spec.file import schema as lab_schema
+from vmprov.spec.lab import Network
+from vmprov.spec.load import load_lab
+from vmprov.spec.machine import Disk, HttpBoot, Smbios
+from vmprov.spec.quantities import exact_size
+from vmprov.spec.wishes import Seed
 from vmprov.views import (
     CreateResult,
     DeleteResult,
@@ -53,6 +62,8 @@ CLI = DOCS / "reference" / "cli.md"
 LIBRARY = DOCS / "reference" / "library.md"
 SETTINGS = DOCS / "reference" / "settings.md"
 FLOWS = DOCS / "reference" / "flows.md"
+LAB_FILE = DOCS / "reference" / "lab-file.md"
+DESCRIBE = DOCS / "how-to" / "describe-a-lab.md"
 # What the simulator needs where a page shows the default driver and image.
 SIMULATED = ("--driver", "fake", "--image", "")
 LIMIT = 60
@@ -84,6 +95,11 @@ class Block:
     @property
     def runs(self) -> bool:
         return self.mark == "run"
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether it is a lab file, or one on which others are based."""
+        return self.mark == "lab" or (self.mark.startswith(FILE) and self.page in (LAB_FILE, DESCRIBE))
 
 
 def blocks(page: Path) -> list[Block]:
@@ -281,6 +297,8 @@ SHAPES = {
     "Image": EXAMPLE_IMAGE.to_json(),
     "Finding": Finding("", "", "").to_json(),
     "Timeline": Timeline("", "", "", "", 0.0, (StageStay("", 0.0, None, 0.0, ""),)).to_json(),
+    "OrchestratorHost": OrchestratorHost(resourceId="host-1").to_json(),
+    "Onboarding": views.Onboarding("", "", "", "", "", "", "", "", "", 0.0, {}).to_json(),
     "StageStatistics": StageStatistics("", "", "", 0, None, None, {}).to_json(),
     "Line": Line("", "", 0, Moment(0.0, 0.0)).to_json(),
     "Verdict": Verdict("success").to_json(),
@@ -294,7 +312,7 @@ def test_json_is_shown_as_it_is(name: str) -> None:
     shown = json.loads(block.text)
 
     assert list(shown) == list(SHAPES[name])
-    for field in {"failed", "stages"} & set(shown):
+    for field in (field for field in ("failed", "stages") if isinstance(shown.get(field), list)):
         assert list(shown[field][0]) == list(SHAPES[name][field][0])
 
 
@@ -372,7 +390,19 @@ def test_every_member_of_a_machine_and_its_consoles_is_documented(kind: type, ti
 
 @pytest.mark.parametrize(
     "kind",
-    [Line, Moment, Verdict, Timeline, StageStay, StageStatistics, views.Usual, PortVerdict, Typed, Ran],
+    [
+        Line,
+        Moment,
+        Verdict,
+        Timeline,
+        StageStay,
+        StageStatistics,
+        views.Onboarding,
+        views.Usual,
+        PortVerdict,
+        Typed,
+        Ran,
+    ],
     ids=lambda kind: kind.__name__,
 )
 def test_every_field_of_what_is_returned_is_documented(kind: type) -> None:
@@ -405,7 +435,9 @@ def test_every_error_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if block.language in ("yaml", "yml")], ids=lambda block: block.where
+    "block",
+    [block for block in BLOCKS if block.language in ("yaml", "yml") and not block.is_lab],
+    ids=lambda block: block.where,
 )
 def test_a_shown_flow_is_one(block: Block) -> None:
     assert parse_flow(block.text, block.where).stages
@@ -420,6 +452,68 @@ def test_every_field_of_the_grammar_is_named() -> None:
         fields = set(described["properties"])
         assert shown == (fields - pattern if fields >= pattern else fields), kind
     assert {cell.strip("`") for cell in first_cells(section(FLOWS, "Pattern"))} == pattern
+
+
+# lab files
+
+
+@pytest.mark.parametrize("page", [LAB_FILE, DESCRIBE], ids=lambda page: page.name)
+def test_a_shown_lab_is_one(page: Path, tmp_path: Path) -> None:
+    labs = [block for block in blocks(page) if block.language == "yaml" and block.is_lab]
+    for block in labs:
+        file = tmp_path / (block.mark.removeprefix(FILE) if block.mark.startswith(FILE) else "lab.yaml")
+        file.write_text(block.text)
+        if "lab:" in block.text:
+            assert load_lab(file, environ={}).vms, block.where
+
+    assert labs
+
+
+LAB_TABLES = {
+    "Lab": set(LabFile.model_fields),
+    "VM": set(Entry.model_fields),
+    "Defaults": {"host", "driver"},
+    "Network": set(Network.model_fields),
+    "Disk": set(Disk.model_fields),
+    "HttpBoot": set(HttpBoot.model_fields),
+    "Smbios": set(Smbios.model_fields),
+    "Seed": set(Seed.model_fields),
+}
+
+
+@pytest.mark.parametrize("title", LAB_TABLES)
+def test_every_field_of_a_lab_file_is_named(title: str) -> None:
+    assert {cell.strip("`") for cell in first_cells(section(LAB_FILE, title))} == LAB_TABLES[title]
+    assert set(lab_schema()["$defs"]) == set(LAB_TABLES) - {"Lab", "VM"} | {"Entry"}
+
+
+def test_what_defaults_do_not_have_is_said() -> None:
+    text = section(LAB_FILE, "Defaults").split("|", 1)[0]
+    missing = set(Entry.model_fields) - set(Defaults.model_fields)
+
+    assert missing == set(re.findall(r"`(\w+)`", text))
+
+
+KINDS = {int: "whole number", bool: "boolean", dict: "labels"}
+
+
+@pytest.mark.parametrize(("title", "kind"), [("VM", Entry), ("Network", Network)])
+def test_types_and_defaults_are_those_of_the_model(title: str, kind: type[BaseModel]) -> None:
+    rows = {
+        row[1].strip(" `"): row
+        for row in (line.split("|") for line in section(LAB_FILE, title).splitlines())
+        if len(row) > 4
+    }
+
+    for name, field in kind.model_fields.items():
+        shown, default = rows[name][3].strip(), field.get_default(call_default_factory=True)
+        (default,) = default if isinstance(default, tuple) and len(default) == 1 else (default,)
+        assert "required" not in shown, name
+        if isinstance(default, bool | int | str) and default != "":
+            said = exact_size(default) if name == "memory" else json.dumps(default).strip('"')
+            assert f"`{said}`" in shown, name
+        if type(default) in KINDS and name != "memory":
+            assert KINDS[type(default)] in rows[name][2], name
 
 
 def test_every_shipped_flow_is_named() -> None:
@@ -534,7 +628,7 @@ def test_the_state_directory_holds_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_every_block_says_what_it_is_and_every_mark_is_known() -> None:
-    known = {"", "run", "layers", *(f"shape: {name}" for name in SHAPES)}
+    known = {"", "run", "lab", "layers", *(f"shape: {name}" for name in SHAPES)}
     marks = [(block.where, block.mark) for block in BLOCKS if not block.mark.startswith(("session:", FILE))]
 
     assert [block.where for block in BLOCKS if not block.language] == []

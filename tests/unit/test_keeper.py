@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import random
+import re
 import select
 import selectors
 import shutil
@@ -31,6 +33,7 @@ from vmprov.console.keeper import Kept, ensure_keeper, needs_keeper
 from vmprov.console.lines import Selection, captured
 from vmprov.console.ports import input_path, make_port
 from vmprov.errors import CommandFailed
+from vmprov.flows.machine import Machine, watch_only
 from vmprov.paths import Home
 from vmprov.runner import LocalRunner
 from vmprov.settings import Settings
@@ -132,6 +135,25 @@ def test_bytes_are_timed_as_they_arrive(log: Path, start: Callable[..., int]) ->
     assert one.current
     assert times.machine == machine_run()
     assert [line.moment for line in captured("vm-1", Capture(log), Selection())] == [one, two]
+
+
+def test_a_machine_that_sends_binary_at_full_speed_is_timed_read_and_judged(
+    log: Path, start: Callable[..., int]
+) -> None:
+    start()
+    noise = random.Random(7).randbytes(3_000_000)
+    machine = Machine(watch_only(), start=time.monotonic())
+    for at in range(0, len(noise), 50_000):
+        add(log, noise[at : at + 50_000])
+        machine.feed(0, at, noise[at : at + 50_000], time.monotonic())
+    times = noted(log)
+
+    lines = list(captured("vm-1", Capture(log), Selection()))
+    assert b"".join(block for _, block in Capture(log).read(0)) == noise
+    assert times.boots == []
+    assert len(lines) > 5000
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", "".join(line.text for line in lines))
+    assert machine.verdict is None
 
 
 def test_a_machine_that_is_made_later_is_kept_too(home: Home, log: Path, start: Callable[..., int]) -> None:

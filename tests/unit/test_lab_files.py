@@ -11,12 +11,15 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vmprov.documents import parse
 from vmprov.errors import SpecError
@@ -175,8 +178,8 @@ def test_the_schema_refuses_each_of_the_sizes_and_durations_that_reading_refuses
     for name, field in (("sizes", "memory"), ("durations", "timeout"), ("counts", "count")):
         for vm in value_of(CASES / "bad" / f"{name}.yaml")["vms"].values():
             alone = {"lab": "x", "vms": {"a": {field: vm[field]}}}
-            # What is too small, it cannot know.
-            assert vm[field] == "0GiB" or not SCHEMA.is_valid(alone), vm
+            # It does not know how much is too little, and takes 1e3 for an integer.
+            assert vm[field] in ("0GiB", 1000.0) or not SCHEMA.is_valid(alone), vm
 
 
 def test_the_schema_is_one_itself() -> None:
@@ -184,3 +187,89 @@ def test_the_schema_is_one_itself() -> None:
 
     assert "null" not in json.dumps(schema())
     assert schema()["$defs"]["Entry"]["properties"]["memory"]["default"] == "1GiB"
+
+
+# whatever a file holds
+
+ODD = st.sampled_from(
+    [
+        *(
+            None,
+            True,
+            False,
+            0,
+            -1,
+            2.5,
+            1e300,
+            10**17,
+            [],
+            {},
+            ["x"],
+            [[]],
+            [None],
+            {"a": 1},
+            {"": None},
+            {"size": "1GiB"},
+        ),
+        *(
+            "",
+            "x",
+            "a b",
+            "\n",
+            "é",
+            "2GiB",
+            "${a}",
+            "${env:LAB_CPUS}",
+            "per-vm",
+            "web",
+            "10.0.0.0/24",
+            "login",
+            "a" * 300,
+        ),
+        *(".", "/dev/zero", "~nobody-at-all/x"),
+    ]
+)
+KEYS = st.sampled_from(["count", "after", "cpus", "seed", "base", "<<", "x y", "password"])
+WHOLE = [
+    value_of(CASES / "good" / f"{name}.yaml")
+    for name in ("everything", "design", "variables", "seeds", "readiness", "overrides")
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every path in a document."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from places(part, (*path, key))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_whatever_is_changed_it_is_taken_or_refused_and_the_schema_takes_what_is_taken(data: st.DataObject) -> None:
+    whole = deepcopy(data.draw(st.sampled_from(WHOLE)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(list(places(whole))[1:] or [()]))
+        if not path:
+            break
+        owner = whole
+        for step in path[:-1]:
+            owner = owner[step]
+        owner[path[-1]] = deepcopy(data.draw(ODD))
+        if isinstance(owner, dict) and data.draw(st.booleans()):
+            owner[data.draw(KEYS)] = deepcopy(data.draw(ODD))
+
+    try:
+        parse_lab(json.dumps(whole), "f", directory=CASES / "good", environ=ENVIRON, flows=flow_machine)
+    except SpecError as refused:
+        assert refused.problems
+        assert all(re.match(r"[\w./-]+:\d+:\d+: .", problem) for problem in refused.problems)
+    else:
+        assert SCHEMA.is_valid(whole), [error.message for error in SCHEMA.iter_errors(whole)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("labvms:{}[],-? \n\t${}&*'\"0#|>~!<"), max_size=60))
+def test_any_text_is_taken_or_refused(text: str) -> None:
+    with suppress(SpecError):
+        assert parse_lab(text, "f", environ={}).vms

@@ -24,8 +24,10 @@ from vmprov.console.inputs import InputLog
 from vmprov.engine.collect import collect
 from vmprov.engine.redact import Redactor
 from vmprov.engine.repeat import create_command
-from vmprov.engine.report import within
+from vmprov.engine.report import _without_echo, within
 from vmprov.errors import Failed, HostNotReady, NameTaken, NotFound
+from vmprov.events import Event, Note
+from vmprov.flows.grammar import Flow
 from vmprov.flows.load import load_flow
 from vmprov.hosts.fake import FakeHost
 from vmprov.paths import Home
@@ -478,3 +480,62 @@ def fake(vmprov: Vmprov) -> Any:
     host = vmprov.host()
     assert isinstance(host, FakeHost)
     return host.hypervisor()
+
+
+def secret_flow(vmprov: Vmprov, machine: str) -> Path:
+    """A machine that was watched by a flow with a secret, which it echoed; returns its capture."""
+    flow = Flow.model_validate(
+        {
+            "flow": "secret",
+            "secrets": {"word": {"env": "TEST_WORD_OF_{vm}"}},
+            "stages": [{"stage": "name", "expect": [{"prompt": "login:", "send": [{"secret": "word"}]}]}],
+        }
+    )
+    (vmprov.home.vm(machine) / "flow.json").write_text(flow.model_dump_json(by_alias=True, exclude_defaults=True))
+    log = vmprov.home.console_log(machine, 0)
+    log.write_bytes(b"booted\r\nvm-1 login: ")
+    InputLog(log, "flow secret").write(secret="word", number=1)
+    with log.open("ab") as file:
+        file.write(b"s3cret-word\r\nPassword: \r\n")
+    log.with_suffix(".times").unlink(missing_ok=True)
+    return log
+
+
+def test_a_secret_that_nobody_knows_any_more_is_hidden_where_it_was_typed(
+    vmprov: Vmprov, machine: str, tmp_path: Path
+) -> None:
+    log = secret_flow(vmprov, machine)
+    told: list[Event] = []
+    vmprov.events.listen(told.append)
+
+    files = contents(vmprov.report(machine, tmp_path / "report"))
+
+    assert [name for name, data in files.items() if b"s3cret-word" in data] == []
+    assert files["console-0.log"] == log.read_bytes().replace(b"s3cret-word", b"*" * 11)
+    assert [line.split(maxsplit=2)[2] for line in files["console-0.txt"].splitlines()][:3] == [
+        b"booted", b"***", b"Password: ",
+    ]  # fmt: skip
+    assert b"The secret 'word' is not known here" in files["README.txt"]
+    (note,) = [event for event in told if isinstance(event, Note)]
+    assert "TEST_WORD_OF_vm-1 is not set" in note.text
+
+
+def test_a_secret_that_is_known_is_taken_out_wherever_it_is(
+    vmprov: Vmprov, machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = secret_flow(vmprov, machine)
+    log.write_bytes(log.read_bytes() + b"login: invalid password for 's3cret-word'\r\n")
+    monkeypatch.setenv("TEST_WORD_OF_vm-1", "s3cret-word")
+
+    files = contents(vmprov.report(machine, tmp_path / "report"))
+
+    assert [name for name, data in files.items() if b"s3cret-word" in data] == []
+    assert b"not known here" not in files["README.txt"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_what_was_typed_is_hidden_wherever_blocks_end(size: int) -> None:
+    data = b"a login: abc\r\nPassword: xyz\n# "
+    blocks = [(at, data[at : at + size]) for at in range(0, len(data), size)]
+
+    assert b"".join(_without_echo(blocks, [9, 24])) == b"a login: ***\r\nPassword: ***\n# "

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from vmprov.errors import SpecError
 from vmprov.flows.load import parse_flow, schema
 from vmprov.spec.machine import Disk, HttpBoot, Machine, Smbios
 from vmprov.spec.request import CreateRequest
+from vmprov.spec.wishes import Wishes
 
 GIB = 1024**3
 
@@ -92,8 +93,8 @@ def test_a_record_holds_everything() -> None:
 def test_the_machine_of_a_request_is_what_was_given_of_it() -> None:
     request = CreateRequest.parse(count=2, name="a", cpus=2, network="shared")
 
-    assert request.machine == Machine(cpus=2, networks=("shared",))
-    assert request.machine.model_fields_set == {"cpus", "networks"}
+    assert request.wishes == Wishes(cpus=2, networks=("shared",))
+    assert request.wishes.model_fields_set == {"cpus", "networks"}
 
 
 def test_wishes_are_laid_over_each_other_down_into_parts() -> None:
@@ -121,5 +122,11 @@ def test_a_flow_within_a_flow_is_refused() -> None:
 def test_the_schema_takes_text_for_sizes() -> None:
     memory = schema()["$defs"]["Machine"]["properties"]["memory"]
 
-    assert [kind["type"] for kind in memory["anyOf"]] == ["integer", "string"]
-    assert json.dumps(memory)
+    assert memory["type"] == "string"
+    assert re.search(memory["pattern"], "1.5GiB")
+    assert not re.search(memory["pattern"], "1.5")
+
+
+def test_a_size_in_a_file_has_a_unit() -> None:
+    with pytest.raises(SpecError, match=r"x:2:19: machine\.memory: 4096 has no unit; write for example 512MiB or 2GiB"):
+        parse_flow("flow: x\nmachine: {memory: 4096}\nstages: {stage: a, expect: b}\n", "x")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -10,14 +11,27 @@ from typing import Any
 import pytest
 
 from vmprov.addressing import Subnet
-from vmprov.drivers import BaseImage, Order, Uart
-from vmprov.drivers.vagrant import fragment_xml, machine_values
+from vmprov.drivers import BaseImage, DataDisk, Firmware, Order, Uart
+from vmprov.drivers.definition import fragment_xml
+from vmprov.drivers.fake import domain_xml
+from vmprov.drivers.vagrant import machine_values
 from vmprov.errors import HostNotReady
 from vmprov.hypervisor import Mark
 from vmprov.hypervisor.definitions import find_mark
-from vmprov.networks import NetworkPlan, Reservation
+from vmprov.networks import (
+    Boot,
+    NetworkPlan,
+    Reservation,
+    adopted_xml,
+    adopter,
+    given_back_xml,
+    same_definition,
+)
 from vmprov.render import render, ruby
+from vmprov.store import Nic
 
+CASES = Path(__file__).parents[1] / "cases" / "machines"
+DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 HOSTILE = "#{`id`} ' \" < > & \\ \\' \n#$0 -%>{{ 7 * 7 }}{% raw %}]]>"
 XML_TEXT = HOSTILE.replace("\n", " ")
 
@@ -25,8 +39,8 @@ IMAGE = BaseImage("tiny", "vmprov/tiny", "0.0.7", "volume", Path("/images/tiny/d
 ORDER = Order(
     vm="web-1", lab="trial", domain="vmprov-3f0a-web-1", uuid="7802e9c0-b97a-4ecf-b845-e5dec890048d",
     mark=Mark("3f0a", "trial", "web-1"), cpus=2, memory=1024**3, disk_volume="vmprov-3f0a-web-1.img",
-    disk_size=1024**3, pool="default", image=IMAGE, seed="/pool/seed.iso", network="vmprov-web-1",
-    mac="52:54:00:00:00:01", serial_number="VP1",
+    disk_size=1024**3, pool="default", image=IMAGE, seed="/pool/seed.iso",
+    nics=(Nic("vmprov-web-1", "vp3f0av1", "52:54:00:00:00:01"),), serial_number="VP1", boot=("disk",),
     consoles=(
         Uart("pipe", Path("/run/1-0"), Path("/vms/console-0.log")),
         Uart("unix", Path("/run/1-1.sock"), Path("/vms/console-1.log")),
@@ -109,7 +123,7 @@ def test_a_fragment_holds_what_the_order_names() -> None:
     assert fragment.findtext("sysinfo/system/entry[@name='serial']") == "VP1"
     assert [boot.get("dev") for boot in fragment.iterfind("os/boot")] == ["hd"]
     assert [source.get("file") for source in fragment.iterfind("devices/disk/source")] == ["/pool/seed.iso"]
-    assert [mac.get("address") for mac in fragment.iterfind("devices/interface/mac")] == [ORDER.mac]
+    assert [mac.get("address") for mac in fragment.iterfind("devices/interface/mac")] == ["52:54:00:00:00:01"]
     assert [log.get("file") for log in fragment.iterfind("devices/serial/log")] == [
         "/vms/console-0.log",
         "/vms/console-1.log",
@@ -129,7 +143,7 @@ def test_a_serial_port_is_a_fifo_that_qemu_reads_or_a_socket_that_it_serves() ->
 
 
 def test_a_machine_with_a_blank_disk_tries_the_network_next() -> None:
-    fragment = ET.fromstring(fragment_xml(replace(ORDER, image=None, seed="")))
+    fragment = ET.fromstring(fragment_xml(replace(ORDER, image=None, seed="", boot=("disk", "network"))))
 
     assert [boot.get("dev") for boot in fragment.iterfind("os/boot")] == ["hd", "network"]
     assert fragment.find("devices/disk") is None
@@ -144,24 +158,78 @@ def test_hostile_values_stay_text_in_a_fragment() -> None:
                 serial_number=XML_TEXT,
                 mark=Mark(XML_TEXT, XML_TEXT, XML_TEXT),
                 seed=XML_TEXT,
-                network=XML_TEXT,
+                manufacturer=XML_TEXT,
+                nics=(Nic(XML_TEXT, "", XML_TEXT), Nic("", XML_TEXT, XML_TEXT)),
+                firmware=Firmware(XML_TEXT, XML_TEXT),
+                disks=(DataDisk(XML_TEXT, XML_TEXT),),
                 consoles=(Uart(XML_TEXT, Path(f"/{XML_TEXT}"), Path(f"/log{XML_TEXT}")),),
             )
         )
     )
 
     assert find_mark(fragment) == Mark(XML_TEXT, XML_TEXT, XML_TEXT)
-    assert fragment.findtext("sysinfo/system/entry") == XML_TEXT
-    assert [source.attrib for source in fragment.iterfind("devices/interface/source")] == [{"network": XML_TEXT}]
+    assert [entry.text for entry in fragment.iterfind("sysinfo/system/entry")] == [XML_TEXT, XML_TEXT]
+    assert [fragment.findtext(f"os/{name}") for name in ("loader", "nvram")] == [XML_TEXT, XML_TEXT]
+    assert fragment.findtext("devices/disk/serial") == XML_TEXT
+    assert [source.attrib for source in fragment.iterfind("devices/interface/source")] == [
+        {"network": XML_TEXT},
+        {"bridge": XML_TEXT},
+    ]
     assert [log.get("file") for log in fragment.iterfind("devices/serial/log")] == [f"/log{XML_TEXT}"]
-    assert len(list(fragment.iter())) == len(
-        list(ET.fromstring(fragment_xml(replace(ORDER, consoles=ORDER.consoles[:1]))).iter())
-    )
+    plain = replace(
+        ORDER, consoles=ORDER.consoles[:1], manufacturer="m", nics=ORDER.nics * 2, firmware=Firmware("l", "n"),
+        disks=(DataDisk("/d", "d"),),
+    )  # fmt: skip
+    assert len(list(fragment.iter())) == len(list(ET.fromstring(fragment_xml(plain)).iter()))
+
+
+EDGE = replace(
+    ORDER, image=None, seed="", boot=("disk", "network"), firmware=Firmware("/f/CODE.fd", "/pool/nvram"), tpm=True,
+    product="Edge Node", disks=(DataDisk("/pool/a", "data-1"), DataDisk("/pool/b", "logs")),
+    nics=(*ORDER.nics, Nic("", "br0", "52:54:00:00:00:02")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, order",
+    [
+        ("bios", ORDER),
+        ("edge", EDGE),
+        ("edge-pxe", replace(EDGE, pxe=True)),
+        ("secure-boot", replace(EDGE, firmware=Firmware("/f/CODE.secboot.fd", "/pool/nvram", secure=True))),
+        ("screen", replace(ORDER, screen_password=Path("/vms/web-1/vnc-password"))),
+        ("seed-and-disks", replace(EDGE, seed="/pool/seed.iso")),
+    ],
+)
+def test_the_fragment_of_a_machine_is_as_it_was_reviewed(name: str, order: Order) -> None:
+    made = fragment_xml(order)
+    expected = CASES / f"{name}.xml"
+    if os.environ.get("VMPROV_REGENERATE"):
+        expected.write_text(made)
+
+    assert made == expected.read_text()
+
+
+def test_every_machine_of_uefi_is_a_q35() -> None:
+    assert machine_values(EDGE, acceleration="tcg", fragment=Path("/f"))["machine_type"] == "q35"
+    assert MACHINE["machine_type"] == "pc"
+
+
+def test_the_password_of_a_screen_is_in_no_file_of_ours_but_its_own(tmp_path: Path) -> None:
+    secret = tmp_path / "vnc-password"
+    secret.write_text("hush-hush")
+    order = replace(ORDER, screen_password=secret)
+
+    assert "hush" not in fragment_xml(order) + json.dumps(machine_values(order, acceleration="tcg", fragment=tmp_path))
+    screen = ET.fromstring(domain_xml(order, "/pool/disk")).find("devices/graphics")
+    assert screen is not None
+    assert (screen.get("passwd"), screen.get("listen")) == ("hush-hush", "127.0.0.1")
 
 
 FRAGMENT_INPUTS: dict[str, Any] = {
-    "installation": "3f0a", "lab": "trial", "vm": "web-1", "serial_number": "VP1", "boot": ["hd"], "netboot": False,
-    "mac": "52:54:00:00:00:01", "network": "net", "seed": "", "consoles": [],
+    "installation": "3f0a", "lab": "trial", "vm": "web-1", "smbios": {"serial": "VP1"}, "boot": ["hd"],
+    "netboot": False, "nics": [Nic("net", "br", "52:54:00:00:00:01")], "seed": None, "consoles": [], "disks": [],
+    "firmware": Firmware("/l", "/n"), "pxe": False, "tpm": False, "screen": False,
 }  # fmt: skip
 
 
@@ -212,9 +280,60 @@ def test_hostile_values_stay_text_in_a_network(mode: str) -> None:
     assert len(list(network.iter())) == len(list(ET.fromstring(replace(PLAN, mode=mode).to_xml()).iter()))
 
 
+BOOT = Boot("https://boot.test/x.efi?a=1&b=2", {"boot.test": "10.0.0.9", "api.test": "10.0.0.9", "c.test": "10.0.0.8"})
+
+
+def test_a_network_tells_uefi_firmware_what_to_boot() -> None:
+    network = ET.fromstring(replace(PLAN, boot=BOOT).to_xml())
+
+    values = [option.get("value") for option in network.iter(f"{DNSMASQ}option")]
+    assert values == [
+        "no-ping",
+        "dhcp-vendorclass=set:efi-http,HTTPClient:Arch:00016",
+        "dhcp-option-force=tag:efi-http,60,HTTPClient",
+        "dhcp-match=set:ipxe,175",
+        'dhcp-boot=tag:efi-http,"https://boot.test/x.efi?a=1&b=2"',
+    ]
+    hosts = {host.get("ip"): [name.text for name in host] for host in network.iterfind("dns/host")}
+    assert hosts == {"10.0.0.9": ["api.test", "boot.test"], "10.0.0.8": ["c.test"]}
+
+
+def test_a_network_without_dhcp_hands_out_nothing() -> None:
+    network = ET.fromstring(replace(PLAN, dhcp=False).to_xml())
+
+    assert network.find("ip") is not None
+    assert network.find("ip/dhcp") is None
+
+
+THEIRS = """<network>
+  <name>theirs</name>
+  <uuid>42f02c6d-d452-4318-8968-7815665b682c</uuid>
+  <bridge name='virbr7' stp='on' delay='0'/>
+  <dns>
+    <host ip='10.0.0.7'>
+      <hostname>seven</hostname>
+    </host>
+  </dns>
+  <ip address='10.0.0.1' netmask='255.255.255.0'/>
+</network>
+"""
+
+
+@pytest.mark.parametrize("original", [THEIRS, THEIRS.replace("dns>", "title>").replace("host", "x")])
+def test_what_is_added_to_a_network_can_be_taken_away_again(original: str) -> None:
+    adopted = adopted_xml(original, BOOT, "3f0a")
+
+    assert adopter(adopted) == "3f0a"
+    assert find_mark(ET.fromstring(adopted)) is None
+    assert len(list(ET.fromstring(adopted).iter(f"{DNSMASQ}option"))) == 4
+    assert same_definition(given_back_xml(adopted, BOOT), original)
+    assert not same_definition(given_back_xml(adopted.replace("virbr7", "virbr8"), BOOT), original)
+
+
 NETWORK_INPUTS: dict[str, Any] = {
     "name": "net", "bridge": "br", "gateway": "10.0.0.1", "netmask": "255.255.255.0", "first": "10.0.0.2",
-    "last": "10.0.0.254", "hosts": [], "installation": "3f0a", "lab": "trial", "vm": "",
+    "last": "10.0.0.254", "hosts": [], "installation": "3f0a", "lab": "trial", "vm": "", "dhcp": True, "options": [],
+    "dns": {},
 }  # fmt: skip
 
 

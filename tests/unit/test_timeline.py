@@ -15,12 +15,13 @@ from click.testing import CliRunner
 
 from vmprov import CreateRequest, Settings, Vmprov
 from vmprov.cli import app, main
+from vmprov.cli.timeline import show_timelines
 from vmprov.engine.chart import chart
 from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
 from vmprov.engine.kept import record_json
 from vmprov.engine.timeline import sentence, verdict_from
-from vmprov.errors import NotFound
+from vmprov.errors import Failed, NotFound
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor.fake import BOOT_TRANSCRIPT
@@ -420,3 +421,30 @@ def test_the_option_may_stand_without_a_file() -> None:
     assert command is not None
     for words, file in (([], "-"), (["--json"], "-"), (["a.svg"], "a.svg")):
         assert command.make_context("show", ["vm-1", "--timeline", *words]).params["timeline"] == file
+
+
+@pytest.mark.parametrize("name", ["timeline.json", "watch.json", "flow.json"])
+@pytest.mark.parametrize("text", ["", "junk", "[]", "{}", "7", '[{"a": 1}]', '{"stages": [1], "wall": "x"}'])
+def test_a_file_in_which_something_else_is_breaks_no_timeline(vmprov: Vmprov, name: str, text: str) -> None:
+    vm = make(vmprov, "vm-1")
+    vmprov.store.update_vm(vm, judgement="")
+    (vmprov.home.vm(vm) / name).write_text(text)
+
+    assert vmprov.timeline(vm).vm == "vm-1"
+
+
+def test_a_drawing_that_cannot_be_written_is_one_line(vmprov: Vmprov, tmp_path: Path) -> None:
+    make(vmprov, "vm-1")
+
+    with pytest.raises(Failed, match=r"none/x\.svg cannot be written: no such file or directory"):
+        show_timelines(vmprov, "vm-1", str(tmp_path / "none" / "x.svg"), as_json=False)
+
+
+def test_list_and_watch_tell_a_failure_with_its_class_and_its_line(run: Any, vmprov: Vmprov, machine: str) -> None:
+    vmprov.store.update_vm(machine, why="the kernel panicked")
+    write_down(vmprov, machine, STAYS, replace(PANICKED, evidence="Kernel panic - not syncing"))
+
+    assert "failed(kernel-panic)" in run("list")[1]
+    code, out, _ = run("watch")
+    assert code == 1
+    assert "failed(kernel-panic)  the kernel panicked 'Kernel panic - not syncing'" in out

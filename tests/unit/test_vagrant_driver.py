@@ -15,6 +15,7 @@ from vmprov.hosts import Acceleration, Host
 from vmprov.hypervisor import Mark
 from vmprov.paths import Home
 from vmprov.settings import Settings
+from vmprov.store import Nic
 
 
 class StubHost:
@@ -56,7 +57,7 @@ def order(home: Home, vm: str) -> Order:
     return Order(
         vm=vm, lab="trial", domain=f"trial-{vm}", uuid=str(uuid.uuid4()), mark=Mark("3f0a", "trial", vm), cpus=1,
         memory=1024**3, disk_volume=f"trial-{vm}.img", disk_size=1024**3, pool="default", image=None, seed="",
-        network="net", mac="52:54:00:00:00:01", serial_number="VP1",
+        nics=(Nic("net", "br", "52:54:00:00:00:01"),), serial_number="VP1", boot=("disk", "network"),
         consoles=(Uart("pipe", home.console_port(1, 0), home.console_log(vm, 0)),),
     )  # fmt: skip
 

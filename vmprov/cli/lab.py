@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import json_option, opened, print_json, print_table, report_outcomes
+from vmprov.cli.options import agrees, json_option, opened, print_json, print_table, report_outcomes, selector_option
 from vmprov.cli.progress import choose_progress
 from vmprov.cli.spec import pairs, set_option, var_option
 from vmprov.errors import SpecError
@@ -61,7 +61,7 @@ def plan_command(
     if as_json:
         print_json(plan.to_json())
     else:
-        _print_plan(plan)
+        print_plan(plan)
     return _CHANGES if detailed_exitcode and plan else 0
 
 
@@ -87,8 +87,8 @@ def apply_command(
     if not approved:
         with opened(session) as vmprov:
             expected = vmprov.plan(lab, targets=targets)
-        _print_plan(expected, err=True)
-        if expected and not _agrees():
+        print_plan(expected, err=True)
+        if expected and not agrees("Do this?"):
             raise SpecError("nothing was changed", hint="use --auto-approve to change without being asked")
     with choose_progress(lambda vm: home.console_log(vm, 0)) as progress, opened(session, progress) as vmprov:
         if sys.stdin.isatty():
@@ -103,16 +103,8 @@ def apply_command(
     return result.exit_code
 
 
-def _agrees() -> bool:
-    try:
-        return click.confirm("Do this?", err=True)
-    except click.Abort:
-        # Nobody answers. The question stands there without a line end.
-        click.echo(err=True)
-        return False
-
-
-def _print_plan(plan: Plan, *, err: bool = False) -> None:
+def print_plan(plan: Plan, *, err: bool = False) -> None:
+    """Print what has to be done, why, and what it costs."""
     width = max((len(change.name) for change in plan.changes), default=0)
     for change in plan.changes:
         sign, colour = _SIGNS[change.action.value]
@@ -132,13 +124,15 @@ def _print_plan(plan: Plan, *, err: bool = False) -> None:
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
+@selector_option
 @click.option("--drift", "drift", is_flag=True, help="Only machines that differ from what is recorded; exit 1 if any.")
 @json_option
 @click.pass_obj
-def status_command(session: Session, targets: tuple[str, ...], drift: bool, as_json: bool) -> int:
+def status_command(session: Session, targets: tuple[str, ...], selector: str | None, drift: bool, as_json: bool) -> int:
     """Say how machines differ from what is recorded of them: off, changed by hand, without their network, half made."""
     with opened(session) as vmprov:
-        found = vmprov.drift(targets)
+        named = targets if selector is None else vmprov.matching(selector, targets)
+        found = vmprov.drift(named) if named or selector is None else []
     differing = [one for one in found if one.drift]
     shown = differing if drift else found
     if as_json:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmprov.cli import Session
+from vmprov.errors import NotFound, SpecError
 from vmprov.events import Event, Note
 from vmprov.lab import Vmprov
-from vmprov.spec.quantities import format_size
+from vmprov.spec.quantities import format_size, parse_duration
 from vmprov.views import Failure, VMView
 
 if TYPE_CHECKING:
@@ -26,6 +27,42 @@ host_option = click.option(
     default="",
     help="embedded, or a libvirt URI such as qemu:///system.  [env: VMPROV_HOST]",
 )
+selector_option = click.option(
+    "-l", "--selector", metavar="LABELS", help="Only machines with these labels, such as role=edge,env!=test."
+)
+
+
+def chosen(vmprov: Vmprov, targets: Sequence[str], selector: str | None, *, required: bool = True) -> list[str]:
+    """The machines that names and ``--selector`` mean; where neither is given, none, if that is not refused.
+
+    Raises :class:`NotFound` if the selector means none.
+    """
+    if selector is None:
+        if required and not targets:
+            raise click.UsageError("Missing argument 'VM|LAB ...', or --selector")
+        return list(targets)
+    names = vmprov.matching(selector, targets)
+    if not names:
+        raise NotFound(f"no VM has the labels {selector}", hint="see: vmprov list")
+    return names
+
+
+def duration(option: str, text: str) -> float:
+    """The seconds that an option gives; raises :class:`SpecError`."""
+    try:
+        return parse_duration(text)
+    except ValueError as problem:
+        raise SpecError(f"{option}: {problem}") from problem
+
+
+def agrees(question: str) -> bool:
+    """Whether somebody answers a question with yes."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        # Nobody answers. The question stands there without a line end.
+        click.echo(err=True)
+        return False
 
 
 @contextmanager
@@ -63,6 +100,11 @@ def print_object(document: Mapping[str, Any], *, as_json: bool, sizes: Sequence[
         click.echo(f"{field.replace('_', ' '):<14} {shown if shown != '' else '-'}")
 
 
+def pairs_text(pairs: Mapping[str, str]) -> str:
+    """Labels on one line."""
+    return ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+
+
 def report_outcomes(vms: Sequence[VMView]) -> None:
     """Print how it went for each VM, and on stderr why some failed."""
     columns = ("VM", "STATE", "VERDICT", "ADDRESS", "NETWORK", "BRIDGE", "SERIAL NUMBER", "SECONDS")
@@ -70,11 +112,11 @@ def report_outcomes(vms: Sequence[VMView]) -> None:
         (
             vm.name,
             vm.state,
-            vm.verdict,
+            vm.verdict or "-",
             vm.address or "-",
-            vm.network,
+            vm.network or "-",
             vm.bridge or "-",
-            vm.serial_number,
+            vm.serial_number or "-",
             f"{vm.seconds:.1f}",
         )
         for vm in vms

@@ -9,6 +9,7 @@ import click
 
 from vmprov.cli import Session
 from vmprov.cli.options import json_option, opened, print_json
+from vmprov.events import Event, Note
 from vmprov.lab import Vmprov
 from vmprov.spec.quantities import format_size
 
@@ -29,6 +30,7 @@ def report_command(session: Session, name: str, output: Path | None, force: bool
     Also for a machine that failed and was removed.
     """
     with opened(session) as vmprov:
+        vmprov.events.listen(_tell)
         wanted = output or Path(f"{name}-report.tar.gz")
         path = vmprov.report(name, wanted, force=force, more=_doctor(vmprov, name))
     if as_json:
@@ -36,6 +38,11 @@ def report_command(session: Session, name: str, output: Path | None, force: bool
     else:
         size = f", {format_size(path.stat().st_size)}" if path.is_file() else ""
         click.echo(f"report on {name}: {path}{size}")
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, Note):
+        click.echo(f"vmprov: {event.text}", err=True)
 
 
 def _doctor(vmprov: Vmprov, name: str) -> dict[str, str]:

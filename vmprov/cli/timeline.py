@@ -9,7 +9,7 @@ import click
 
 from vmprov.cli.options import print_json, print_table
 from vmprov.engine.timeline import sentence, verdict_from
-from vmprov.errors import SpecError
+from vmprov.errors import Failed, SpecError
 from vmprov.lab import Vmprov
 from vmprov.views import StageStay, Timeline
 
@@ -40,7 +40,10 @@ def show_timelines(vmprov: Vmprov, name: str, file: str, *, as_json: bool) -> No
 def _draw(timelines: Sequence[Timeline], path: Path) -> None:
     from vmprov.engine.chart import chart
 
-    path.write_text(chart(timelines), encoding="utf-8")
+    try:
+        path.write_text(chart(timelines), encoding="utf-8")
+    except OSError as problem:
+        raise Failed(f"{path} cannot be written: {(problem.strerror or str(problem)).lower()}") from problem
 
 
 def _print_timeline(timeline: Timeline) -> None:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from vmprov.cli import Session
-from vmprov.cli.options import json_option, opened, print_json, print_table
+from vmprov.cli.options import chosen, duration, json_option, opened, print_json, print_table, selector_option
 from vmprov.cli.progress import LiveProgress, PlainProgress, Row
 from vmprov.errors import SpecError
 from vmprov.lab import Vmprov
-from vmprov.spec.quantities import parse_duration
 from vmprov.views import Usual, VMView
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[VM|LAB ...]")
+@selector_option
 @click.option(
     "-f", "--follow", "following", is_flag=True, help="Go on after the verdicts: what broke later; ends with Ctrl-C."
 )
@@ -37,6 +37,7 @@ from vmprov.views import Usual, VMView
 def watch_command(
     session: Session,
     targets: tuple[str, ...],
+    selector: str | None,
     following: bool,
     url: str | None,
     baud: int,
@@ -50,7 +51,7 @@ def watch_command(
     """
     session.cancel_on_signals(quietly=True)
     if url:
-        if targets or following:
+        if targets or selector or following:
             raise SpecError("--port watches one serial port", hint="name no machine, and leave -f out")
         if not flow:
             raise SpecError("--port needs a flow", hint="for example --flow login; see: vmprov flow list")
@@ -61,29 +62,33 @@ def watch_command(
         vmprov.events.listen(progress)
         if sys.stdin.isatty():
             vmprov.ask = progress.ask
-        views = vmprov.watch(targets, on_after=following)
+        views = vmprov.watch(chosen(vmprov, targets, selector, required=False), on_after=following)
     if as_json:
         print_json([view.to_json() for view in views])
     else:
         _print_verdicts(views)
     if session.cancel.is_set and not following:
         return 130
-    return 0 if all(view.verdict == "success" for view in views) else 1
+    # One that others made is not judged.
+    return 0 if all(view.verdict == "success" or (view.adopted and not view.verdict) for view in views) else 1
 
 
 def _print_verdicts(views: Sequence[VMView]) -> None:
-    rows = [(view.name, view.state, view.told_verdict, view.why or "-") for view in views]
+    rows = [(view.name, view.state, view.told_verdict, _why(view)) for view in views]
     if rows:
         print_table(("VM", "STATE", "VERDICT", "WHY"), rows)
     else:
         click.echo("no machines; make some with: vmprov create --count 3", err=True)
 
 
+def _why(view: VMView) -> str:
+    """Why, and the line that told."""
+    evidence = (view.judgement or {}).get("evidence") if view.verdict == "failed" else ""
+    return " ".join(part for part in (view.why, repr(evidence) if evidence else "") if part) or "-"
+
+
 def _watch_port(session: Session, url: str, baud: int, flow: str, timeout: str, *, as_json: bool) -> int:
-    try:
-        limit = parse_duration(timeout) if timeout else None
-    except ValueError as problem:
-        raise SpecError(f"--timeout: {problem}") from problem
+    limit = duration("--timeout", timeout) if timeout else None
     with opened(session) as vmprov, PlainProgress() as progress:
         vmprov.events.listen(progress)
         if sys.stdin.isatty():

@@ -91,6 +91,14 @@ class Capture:
         self.log = log
         self.times = Times(log)
 
+    @property
+    def size(self) -> int:
+        """How many bytes the UART has sent, those that were trimmed included."""
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def read(self, start: int, end: int | None = None, *, block: int = 1 << 20) -> Iterator[tuple[int, bytes]]:
         """The bytes from ``start`` to ``end`` (default: the present end) as (offset, block), without trimmed ones."""
         self.times.refresh()

@@ -80,7 +80,8 @@ def span(vm: str, capture: Capture, selection: Selection) -> tuple[int, int | No
         found = capture.times.boot_range(selection.boot)
         if found is None:
             boots = max(1, len(capture.times.boots))
-            raise NotFound(f"{vm} has no boot {selection.boot}", hint=f"it has booted {boots} times, counted from 1")
+            times = "once" if boots == 1 else f"{boots} times"
+            raise NotFound(f"{vm} has no boot {selection.boot}", hint=f"it has booted {times}; counted from 1")
         start, end = max(start, found[0]), found[1]
     if selection.since is not None:
         start = max(start, _start_of_line(capture.log, capture.times.offset_since(selection.since)))
@@ -106,12 +107,19 @@ def _start_of_line(log: Path, offset: int) -> int:
 def captured(vm: str, capture: Capture, selection: Selection) -> Iterator[Line]:
     """The lines of a selection, oldest first, with an unfinished one as the last."""
     start, end = span(vm, capture, selection)
+    if selection.since is not None and _nothing_since(capture, selection.since):
+        return
     reader = _Reader(vm, capture, start)
     lines = _all(reader, capture, start, end)
     if selection.tail is None or end is None:
         yield from lines
     else:
         yield from deque(lines, maxlen=selection.tail)
+
+
+def _nothing_since(capture: Capture, since: float) -> bool:
+    """Whether all that is there was seen before: a prompt that has stood for an hour is not of the last minute."""
+    return 0 < capture.size == capture.times.seen <= capture.times.offset_since(since)
 
 
 def _all(reader: _Reader, capture: Capture, start: int, end: int | None) -> Iterator[Line]:

@@ -7,6 +7,7 @@ import fcntl
 import getpass
 import io
 import os
+import re
 import select
 import threading
 import time
@@ -309,5 +310,13 @@ def open_link(url: str, baud: int) -> PortLink:
     except OSError as problem:
         if problem.errno in (errno.EAGAIN, errno.EBUSY):
             raise InUse(f"the serial port {url} is in use by another program") from problem
-        raise HostNotReady(f"the serial port {url} cannot be opened: {problem}") from problem
+        raise HostNotReady(f"the serial port {url} cannot be opened: {_reason(problem)}") from problem
     return PortLink(port)
+
+
+def _reason(problem: OSError) -> str:
+    """Why a port cannot be opened, without what pyserial wraps around it."""
+    if problem.errno:
+        return os.strerror(problem.errno).lower()
+    wrapped = re.search(r"(?:\[Errno -?\d+\] |\(-?\d+, ['\"])([^:'\")]+)", str(problem))
+    return wrapped[1].lower() if wrapped else str(problem)

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias, overload
 
 import pexpect
 from pexpect.spawnbase import SpawnBase
@@ -34,6 +34,9 @@ _PATTERN_WINDOW = 64 * 1024
 _LAST_LINES = 5
 # Characters of a line that every terminal driver takes (N_TTY_BUF_SIZE is 4096).
 _LONGEST_COMMAND = 4000
+
+Several: TypeAlias = list[str] | list[re.Pattern[str]] | list[str | re.Pattern[str]]
+Patterns: TypeAlias = str | re.Pattern[str] | Several
 
 if TYPE_CHECKING:
     _Spawn = SpawnBase[str]
@@ -143,6 +146,8 @@ class Console:
         """``inputs``: where to record what is sent."""
         self.name = name
         self.before = ""
+        self.after = ""
+        self.match: re.Match[str] | None = None
         self._link = link
         self._inputs = inputs
         self._drain = _Drain(link)
@@ -153,33 +158,45 @@ class Console:
         self._sending = threading.RLock()
         self._pause = threading.Event()
 
-    def expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
-        """Wait for a regular expression in what was not matched before; ``before`` is then the text up to it.
+    @overload
+    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]: ...
+    @overload
+    def expect(self, pattern: Several, timeout: float = 30.0) -> int: ...
+    def expect(self, pattern: Patterns, timeout: float = 30.0) -> re.Match[str] | int:
+        """Wait for a regular expression in what was not matched before, and return the match.
 
+        Of several expressions, that counts which matches first in what arrives, and of those that match at one place
+        the first one of the list, as with pexpect; then its index is returned. ``before`` is the text up to the match,
+        ``match`` the match, ``after`` its text; what comes behind it is left for the next call.
         A match is at most 64 KiB long, and ``timeout`` in seconds.
         Raises :class:`WaitTimeout` with the last lines, :class:`Failed` if the console is gone.
         """
         with self._expecting:
-            return self._expect(pattern, timeout)
+            if isinstance(pattern, str | re.Pattern):
+                return self._expect([pattern], timeout)[1]
+            return self._expect(list(pattern), timeout)[0]
 
-    def _expect(self, pattern: str | re.Pattern[str], timeout: float) -> re.Match[str]:
-        shown = pattern if isinstance(pattern, str) else pattern.pattern
+    def _expect(self, patterns: list[str | re.Pattern[str]], timeout: float) -> tuple[int, re.Match[str]]:
+        if not patterns:
+            raise SpecError("there is no pattern to wait for")
+        shown = " or ".join(repr(one if isinstance(one, str) else one.pattern) for one in patterns)
         start = time.monotonic()
         try:
-            self._drain.expect(pattern, timeout=timeout)
+            index = self._drain.expect([*patterns], timeout=timeout)
         except pexpect.TIMEOUT as problem:
             spent = time.monotonic() - start
             raise WaitTimeout(
-                f"{self.name}: no {shown!r} on the console within {spent:.1f} s; {self._said()}"
+                f"{self.name}: no {shown} on the console within {spent:.1f} s; {self._said()}"
             ) from problem
         except pexpect.EOF as problem:
             if self._drain.problem:
                 raise self._drain.problem from problem
-            raise Failed(f"{self.name}: the console was closed before {shown!r} was seen; {self._said()}") from problem
+            raise Failed(f"{self.name}: the console was closed before {shown} was seen; {self._said()}") from problem
         self.before = self._drain.before or ""
         match = self._drain.match
         assert isinstance(match, re.Match)
-        return match
+        self.match, self.after = match, match[0]
+        return index, match
 
     def send(self, text: str, *, secret: bool = False) -> None:
         """Type ``text``; a ``secret`` is not shown in any message, even where the guest echoes it.

@@ -241,6 +241,16 @@ class Engine:
                 return ""
             return f"{shown['Id']} {shown['State']['StartedAt']}"
 
+    def address(self, name: str) -> str:
+        """A running container's IPv4 address on Docker's default network; empty where it has none."""
+        with _failing(f"look at container {name}"):
+            try:
+                shown = self._docker.api.inspect_container(name)
+            except _sdk().errors.NotFound:
+                return ""
+            networks = shown["NetworkSettings"]["Networks"] or {}
+            return str(networks.get("bridge", {}).get("IPAddress", ""))
+
     def logs(self, name: str, *, tail: int = 20) -> str:
         """The last lines that a container printed; empty where there is none."""
         with _failing(f"read the log of container {name}"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.annotate import annotate
@@ -12,7 +14,7 @@ from vmprov.engine.plan import Change, wishes_of
 from vmprov.engine.prepare import disk_volume, make_consoles, make_disk
 from vmprov.engine.ready import proof_of
 from vmprov.engine.watch import Beginning, begin
-from vmprov.errors import WaitTimeout
+from vmprov.errors import Failed, WaitTimeout
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
@@ -33,6 +35,9 @@ class Alteration:
         self._vm: VMRecord = change.record
         self._definition = ""
         self._was_running = False
+        self._defined = False
+        self._drifted = False
+        self._grown: list[str] = []
 
     def do(self) -> Beginning | None:
         """Make the change; returns where the watch begins if the VM was powered on for it.
@@ -41,6 +46,10 @@ class Alteration:
         """
         ctx, vm, change = self._ctx, self._vm, self._change
         found = ctx.hypervisor.domain(vm.domain)
+        if vm.adopted and (found.state is DomainState.MISSING or found.uuid != vm.uuid):
+            raise Failed(
+                "its domain is gone; it was imported, and cannot be made again", hint=f"vmprov delete {vm.name}"
+            )
         self._was_running = found.state in (DomainState.RUNNING, DomainState.PAUSED)
         if found.state is DomainState.PAUSED:
             ctx.hypervisor.resume_domain(vm.domain)
@@ -54,28 +63,34 @@ class Alteration:
         annotate(ctx, vm.name)
         if self._was_running and not change.reboot:
             return None
-        return self._power_on()
+        off = not self._was_running and not any(reason.field == "state" for reason in change.reasons)
+        return None if off else self._power_on()
 
     def undo(self) -> None:
         """Give the VM back what it had."""
-        if not self._definition:
-            return
         ctx, vm = self._ctx, self._vm
-        ctx.hypervisor.power_off_domain(vm.domain)
-        ctx.hypervisor.define_domain(self._definition)
+        if self._defined or (self._change.reboot and self._definition):
+            ctx.hypervisor.power_off_domain(vm.domain)
+            ctx.hypervisor.define_domain(self._definition)
+            if not self._drifted:
+                keep_definition(ctx, vm)
         ctx.store.update_vm(
-            vm.name, cpus=vm.cpus, memory=vm.memory, spec=vm.spec, labels=labels_column(vm.labels),
-            protected=vm.protected, state=vm.state, verdict=vm.verdict, why=vm.why, judgement=vm.judgement,
+            vm.name, cpus=vm.cpus, memory=vm.memory, disk=vm.disk, spec=vm.spec, labels=labels_column(vm.labels),
+            protected=vm.protected, expires=vm.expires, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow,
+            judgement=vm.judgement,
         )  # fmt: skip
         annotate(ctx, vm.name)
         if self._was_running:
             ctx.hypervisor.start_domain(vm.domain)
+        if self._grown:
+            told = ", ".join(self._grown)
+            ctx.events.emit(Note(text=f"{vm.name} has what it had, but disks do not shrink: {told} stays larger"))
 
     def drop_disks(self) -> None:
         """Remove the volumes of data disks that the VM no longer has."""
         ctx, vm = self._ctx, self._vm
         for name in self._change.lost:
-            volume = disk_volume(vm, name)
+            volume = disk_volume(ctx, vm, name)
             ctx.hypervisor.remove_volume(ctx.host.pool, volume)
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
@@ -98,15 +113,17 @@ class Alteration:
         if not missing:
             self._definition = ctx.hypervisor.domain_definition(vm.domain)
         # Of a definition that others changed, more may be wrong than we look at.
-        drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
-        if not drifted and not fields & set(_DEFINED):
+        self._drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
+        if not self._drifted and not fields & set(_DEFINED):
             return
         wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
-        definition = kept_definition(ctx, vm) if drifted else self._definition
+        definition = kept_definition(ctx, vm) if self._drifted else self._definition
         definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
-            ctx.hypervisor.grow_volume(ctx.host.pool, disk_volume(vm, ""), wanted.disk)
+            self._grown.append("the system disk")
+            ctx.hypervisor.grow_volume(ctx.host.pool, disk_volume(ctx, vm, ""), wanted.disk)
         definition = self._with_data_disks(definition) if "disks" in fields else definition
+        self._defined = not missing
         ctx.hypervisor.define_domain(definition)
         keep_definition(ctx, vm)
 
@@ -114,10 +131,13 @@ class Alteration:
         ctx, vm = self._ctx, self._vm
         assert self._change.wanted is not None
         for disk in vm.machine.disks:
-            volume = ctx.hypervisor.volume(ctx.host.pool, disk_volume(vm, disk.name))
+            volume = ctx.hypervisor.volume(ctx.host.pool, disk_volume(ctx, vm, disk.name))
             if volume is not None and disk.name in self._change.lost:
                 definition = without_disk(definition, volume.path)
+        sizes = {disk.name: disk.size for disk in vm.machine.disks}
         for disk in self._change.wanted.disks:
+            if disk.size > sizes.get(disk.name, disk.size):
+                self._grown.append(disk.name)
             made = make_disk(ctx, vm, disk)
             definition = with_disk(definition, made.path, serial=made.serial)
         return definition
@@ -127,10 +147,18 @@ class Alteration:
         if wanted is None:
             return
         machine = wishes_of(wanted)
+        if self._vm.adopted:
+            kept = {"labels": machine.labels, "protect": machine.protect, "ttl": machine.ttl}
+            machine = self._vm.machine.model_copy(update=kept)
+            cpus, memory, disk = self._vm.cpus, self._vm.memory, self._vm.disk
+        else:
+            cpus, memory, disk = machine.cpus, machine.memory, machine.disk or self._vm.disk
+        expires = self._vm.expires
+        if machine.ttl != self._vm.machine.ttl:
+            expires = time.time() + machine.ttl if machine.ttl else 0.0
         self._ctx.store.update_vm(
-            self._vm.name, cpus=machine.cpus, memory=machine.memory, disk=machine.disk or self._vm.disk,
-            spec=machine.model_dump_json(), labels=labels_column(wanted.labels),
-            protected=wanted.protect,
+            self._vm.name, cpus=cpus, memory=memory, disk=disk, spec=machine.model_dump_json(),
+            labels=labels_column(wanted.labels), protected=wanted.protect, expires=expires,
         )  # fmt: skip
 
     def _power_on(self) -> Beginning:

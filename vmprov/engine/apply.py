@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from vmprov.engine.admit import admit, check_domain
 from vmprov.engine.context import Context
 from vmprov.engine.create import boots_at_once, room
 from vmprov.engine.observe import observe
@@ -20,7 +21,7 @@ from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow
 from vmprov.spec.lab import LabSpec
 from vmprov.spec.write import to_yaml
-from vmprov.store import Operation
+from vmprov.store import Operation, VMRecord
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,22 @@ def plan_lab(ctx: Context, lab: Wanted) -> Plan:
     check_place(ctx, lab.lab.lab)
     records = ctx.store.vms(lab.lab.lab)
     _refuse_others(ctx, lab)
+    _check_domains(ctx, lab, records)
     return make_plan(lab.lab.lab, lab.lab.vms, records, observe(ctx, records) if records else {})
+
+
+def _check_domains(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) -> None:
+    """Raise :class:`SpecError` if a domain that is to be taken in is not there, or must not be."""
+    recorded = {vm.name: vm for vm in records}
+    for vm in lab.lab.vms:
+        if not vm.domain:
+            continue
+        if vm.name not in recorded:
+            check_domain(ctx, vm.domain)
+        elif not recorded[vm.name].adopted:
+            raise SpecError(
+                f"{vm.name} is a VM of ours, and not domain {vm.domain!r}", hint="remove domain, or rename it"
+            )
 
 
 def _refuse_others(ctx: Context, lab: Wanted) -> None:
@@ -89,6 +105,11 @@ def apply_plan(
         for change in made:
             if change.action is Action.REPLACE:
                 record_again(ctx, by_name[change.name])
+        adopted = [
+            admit(ctx, by_name[change.name].domain, lab=plan.lab, name=change.name, wishes=by_name[change.name])
+            for change in plan.changes
+            if change.action is Action.ADOPT
+        ]
         ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
     work = Work(
         ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel or boots_at_once(ctx, largest),
@@ -100,9 +121,14 @@ def apply_plan(
             work.make(ctx.store.vm(change.name), after=after, anew=change.action is Action.REPLACE)
         elif change.action is Action.DELETE:
             work.remove(ctx.store.vm(change.name))
-        else:
+        elif change.action is not Action.ADOPT:
             work.change(change, after=after)
-    return work.do()
+    outcomes = {
+        vm.name: Outcome(vm, "success", str(ctx.hypervisor.domain(vm.domain).state), "", ctx.home.vm(vm.name))
+        for vm in adopted
+    }
+    outcomes |= {outcome.vm.name: outcome for outcome in work.do()}
+    return [outcomes[change.name] for change in plan.changes]
 
 
 def _secrets(lab: Wanted, made: list[Change], ask: Callable[[str], str] | None) -> dict[str, Mapping[str, SecretStr]]:

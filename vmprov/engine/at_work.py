@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmprov.engine.context import Context
+from vmprov.engine.rename import finish_renames
 from vmprov.errors import WaitTimeout
 from vmprov.events import Note
 from vmprov.locks import Turn
@@ -37,6 +38,7 @@ def is_at_work(ctx: Context, lab: str) -> bool:
 def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> Iterator[Operation]:
     """Work on a lab alone, with an entry in the journal; waits for its turn, at most an hour.
 
+    VMs that somebody was killed over while they got another name have it then.
     ``turn``: the lab's lock where it is held already; it is given back. Raises :class:`WaitTimeout`,
     :class:`vmprov.errors.Interrupted`.
     """
@@ -47,6 +49,7 @@ def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> I
         if ctx.store.cut_short(lab):
             ctx.driver.halt(lab)
         with ctx.store.operation(command, lab) as operation:
+            finish_renames(ctx, operation, lab)
             yield operation
         if ctx.store.lab(lab) is None:
             turn.remove()

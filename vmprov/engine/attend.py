@@ -31,6 +31,9 @@ def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[st
             vm = ctx.store.vm(vm.name)
         except NotFound as problem:
             raise Failed("it failed and was removed", hint=f"its logs are below {ctx.home.failed}") from problem
+        if vm.adopted and not vm.verdict:
+            # Others made it, and we know nothing of it but that it is there.
+            return vm
         if vm.verdict:
             ctx.stage(vm.name, "ready" if vm.verdict == "success" else vm.verdict, vm.why)
             return vm

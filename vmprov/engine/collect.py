@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -59,7 +58,7 @@ def collect(ctx: Context, vm: VMRecord, directory: Path) -> dict[str, str]:
     attempt(RECORD, lambda: _write_record(ctx, vm, directory))
     vagrantfile = ctx.home.lab(vm.lab) / "Vagrantfile"
     if vm.driver == "vagrant":
-        attempt("Vagrantfile", lambda: shutil.copyfile(vagrantfile, directory / "Vagrantfile"))
+        attempt("Vagrantfile", lambda: _write(directory / "Vagrantfile", vagrantfile.read_bytes()))
     collected = {"at": time.time(), "versions": versions, "missing": missing}
     attempt(COLLECTED, lambda: _write(directory / COLLECTED, json.dumps(collected, indent=1)))
     return missing

@@ -20,7 +20,7 @@ from vmprov.errors import Failed, HostNotReady, Interrupted
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.locks import Turn
-from vmprov.paths import Home
+from vmprov.paths import Home, make_private
 from vmprov.waiting import Cancel
 
 
@@ -127,7 +127,7 @@ def watch_port(
     """
     directory = home.device(device_name(url))
     link = open_link(url, baud)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(directory)
     wire = PortWire(url, link, directory / "console-0.log")
     beginning = Beginning(wall=time.time(), offsets={"0": wire.start}, limit=limit, proof="flow")
     keep_beginning(directory, flow, beginning)
@@ -137,7 +137,7 @@ def watch_port(
         entered=entered, cancel=cancel,
     )  # fmt: skip
     try:
-        verdict = _wait(watch, wire, cancel)
+        verdict = watch.redacted(_wait(watch, wire, cancel))
         return verdict, watch.finish(verdict), directory / "console-0.log"
     finally:
         watch.close()

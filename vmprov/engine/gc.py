@@ -16,6 +16,7 @@ from vmprov.engine.at_work import at_work, holder, lab_turn
 from vmprov.engine.context import Context
 from vmprov.engine.leftovers import Find, on_host
 from vmprov.engine.remains import in_containers, in_state_directory
+from vmprov.engine.rename import pending
 from vmprov.engine.work import Work
 from vmprov.errors import HostNotReady, VmprovError
 from vmprov.hosts import Host
@@ -77,7 +78,8 @@ class Collector:
     def _collect_records(self, doomed: Callable[[LabRecord], dict[str, str]], *, empty_too: bool = False) -> None:
         """Remove VMs of labs at which nobody is at work; ``doomed``: names and reasons, asked again in our turn."""
         for lab in self.store.labs():
-            if not doomed(lab) and not (empty_too and not self.store.vms(lab.name)):
+            unfinished = empty_too and (pending(self.store, lab.name) or not self.store.vms(lab.name))
+            if not doomed(lab) and not unfinished:
                 continue
             with ExitStack() as stack:
                 ctx = self.context(lab)
@@ -118,11 +120,15 @@ class Collector:
 
     def _remove(self, ctx: Context, lab: LabRecord, turn: Turn, doomed: dict[str, str]) -> None:
         empty = not self.store.vms(lab.name)
-        if self.dry_run or not (doomed or empty):
+        renamed = pending(self.store, lab.name)
+        for name, new in renamed.items():
+            why = f"it was being renamed to {new}, and whoever did that was killed; it gets that name"
+            self._told("vm", name, lab.host, why, "", state="found" if self.dry_run else "kept")
+        if self.dry_run or not (doomed or empty or renamed):
             for name, why in doomed.items():
-                self._leftovers.append(Leftover("vm", name, lab.host, why))
+                self._told("vm", name, lab.host, why, "", state="found")
             if empty:
-                self._leftovers.append(Leftover("lab", lab.name, lab.host, "no machine of it is left"))
+                self._told("lab", lab.name, lab.host, "no machine of it is left", "", state="found")
             return
         with at_work(ctx, lab.name, "gc", turn) as operation:
             ctx.host.up(ctx.events)
@@ -130,6 +136,8 @@ class Collector:
             for vm in self.store.vms(lab.name):
                 if doomed.get(vm.name) == _ANEW:
                     self._keep(vm)
+                elif vm.name in doomed and vm.state in _CUT_SHORT:
+                    work.discard(vm)
                 elif vm.name in doomed:
                     work.remove(vm)
             for outcome in work.do():

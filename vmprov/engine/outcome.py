@@ -11,6 +11,7 @@ from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
 from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
 from vmprov.flows.verdict import Kind
+from vmprov.paths import make_private
 from vmprov.store import VMRecord
 
 _KEPT_LOGS = 50
@@ -21,7 +22,9 @@ class Outcome:
     """How it went for one VM.
 
     ``verdict``: success, failed, timeout or cancelled. ``state``: ready; failed (and kept); removed (undone, or as
-    asked for); broken (could not be undone fully). ``logs`` is the directory in which its logs are to be found.
+    asked for); broken (could not be undone fully); refused (nothing was begun, and it is as it was); or the state of
+    a domain that was adopted.
+    ``logs`` is the directory in which its logs are to be found.
     """
 
     vm: VMRecord
@@ -64,7 +67,7 @@ def save_logs(ctx: Context, vm: VMRecord) -> Path:
     source, shelf = ctx.home.vm(vm.name), ctx.home.failed
     target = shelf / f"{vm.name}-{vm.id}"
     try:
-        shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(shelf)
         if source.is_dir():
             collect(ctx, vm, source)
         hidden = shutil.ignore_patterns(ctx.home.screen_password(vm.name).name)

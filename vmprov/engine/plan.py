@@ -8,12 +8,13 @@ from enum import StrEnum
 from typing import Any
 
 from vmprov.engine.observe import Seen
-from vmprov.errors import Failed
+from vmprov.errors import Protected
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
-from vmprov.spec.lab import VMSpec, Wishes
+from vmprov.spec.lab import VMSpec
 from vmprov.spec.machine import Disk
 from vmprov.spec.quantities import format_size
+from vmprov.spec.wishes import Wishes
 from vmprov.store import VMRecord
 
 
@@ -104,7 +105,7 @@ def make_plan(
 ) -> Plan:
     """What makes the lab as it is wanted; a record whose VM is not wanted (any more) is deleted.
 
-    Raises :class:`Failed` if a protected VM would be deleted or made anew.
+    Raises :class:`Protected` if a protected VM would lose data.
     """
     recorded = {vm.name: vm for vm in records}
     names = {spec.name for spec in wanted}
@@ -113,7 +114,9 @@ def make_plan(
     for spec in wanted:
         record = recorded.get(spec.name)
         if record is None:
-            changes.append(Change(Action.CREATE, spec.name, wanted=spec))
+            reasons = (Reason("domain", f"{spec.domain}, as it is"),) if spec.domain else ()
+            action = Action.ADOPT if spec.domain else Action.CREATE
+            changes.append(Change(action, spec.name, reasons, wanted=spec))
             continue
         change = _change(spec, record, seen[spec.name])
         if change is None:
@@ -129,12 +132,17 @@ def make_plan(
 
 
 def _refuse_touching_protected(changes: Sequence[Change]) -> None:
-    names = [one.name for one in changes if one.lost and one.record is not None and one.record.protected]
+    # What was never finished has nothing to lose.
+    records = {one.name: one.record for one in changes if one.lost and one.record is not None}
+    names = [name for name, record in records.items() if record.protected and record.state != "creating"]
     if names:
-        raise Failed(
-            f"{', '.join(names)} would lose data and is protected",
-            hint=f"allow it with: vmprov protect --off {' '.join(names)}",
-        )
+        raise Protected(*names)
+
+
+def spec_of(record: VMRecord, **changes: Any) -> VMSpec:
+    """What a VM would be wanted as, to be as it is recorded, but for ``changes``."""
+    wishes = record.machine.given() | {"labels": dict(record.labels), "protect": record.protected}
+    return VMSpec(**{**wishes, **changes, "name": record.name, "group": record.name})
 
 
 def wishes_of(spec: VMSpec) -> Wishes:
@@ -147,7 +155,20 @@ def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
     return tuple(_drift(record, seen))
 
 
+def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+    """Whatever machine the file describes: a domain that is not ours stays as it is."""
+    reasons = [*_about_record(spec, record), *drift_of(record, seen)]
+    if spec.ttl != record.machine.ttl:
+        reasons.append(Reason("ttl", _told("ttl", record.machine.ttl), _told("ttl", spec.ttl)))
+    if not reasons:
+        return None
+    action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
+    return Change(action, spec.name, tuple(reasons), spec, record)
+
+
 def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+    if record.adopted:
+        return _change_of_adopted(spec, record, seen)
     machine, before = wishes_of(spec), record.machine
     differences = list(_differences(before, machine)) if machine != before else []
     reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
@@ -165,6 +186,19 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
     action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
     running = seen.state is DomainState.RUNNING
     return Change(action, spec.name, reasons, spec, record, reboot=reboot and running, lost=lost)
+
+
+def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | None:
+    """What brings a VM to what is wanted now, where it is, whatever else is the matter with it; or nothing."""
+    before = record.machine
+    if spec.disk is not None:
+        before = before.model_copy(update={"disk": record.disk})
+    differences = list(_differences(before, wishes_of(spec)))
+    if not differences:
+        return None
+    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state is not DomainState.STOPPED
+    reasons = tuple(reason for reason, _ in differences)
+    return Change(Action.CHANGE, spec.name, reasons, spec, record, reboot=reboot)
 
 
 # what is wanted now, against what was wanted
@@ -255,6 +289,10 @@ def _ruined(record: VMRecord, seen: Seen) -> str:
 
 
 def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
+    if record.adopted:
+        if seen.state is not DomainState.RUNNING:
+            yield Reason("state", str(seen.state), "running", drift=True)
+        return
     if ruined := _ruined(record, seen):
         yield Reason("state", ruined, drift=True)
         return
@@ -264,7 +302,7 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
         yield Reason("network", f"{thing.removeprefix('network ')} is lost", drift=True)
     for name in seen.idle:
         yield Reason("network", f"{name} is stopped", drift=True)
-    if seen.hardware is not None and not record.adopted:
+    if seen.hardware is not None:
         yield from _hardware(record, seen.hardware)
 
 

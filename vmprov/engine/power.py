@@ -10,6 +10,7 @@ from vmprov.engine.context import Context
 from vmprov.engine.history import remember
 from vmprov.engine.prepare import make_consoles
 from vmprov.engine.ready import failure_of, judge, proof_of
+from vmprov.engine.rename import pending
 from vmprov.engine.watch import begin, begun
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.hypervisor import DomainState, foreign
@@ -87,8 +88,10 @@ def _state(ctx: Context, vm: VMRecord) -> DomainState:
     """The state of the VM's own domain; raises :class:`Failed` if it is gone, or its name is somebody else's now."""
     found = ctx.hypervisor.domain(vm.domain)
     if found.state is DomainState.MISSING or found.uuid != vm.uuid:
+        if new := pending(ctx.store, vm.lab).get(vm.name):
+            raise Failed("somebody began to rename it", hint=f"finish that: vmprov rename {vm.name} {new}")
         raise Failed("its domain is gone", hint=f"run: vmprov delete {vm.name}")
-    if foreign(found.mark, ctx.store.installation):
+    if not vm.adopted and foreign(found.mark, ctx.store.installation):
         # Our mark is among the last that a domain gets: without it, it has neither our NIC nor our consoles.
         raise Failed("its domain was only half made", hint=f"run: vmprov delete {vm.name}")
     return found.state

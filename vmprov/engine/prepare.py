@@ -18,6 +18,7 @@ from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
 from vmprov.locks import exclusive
+from vmprov.paths import make_private
 from vmprov.seeds import write_seed
 from vmprov.spec.machine import Disk, Machine
 from vmprov.ssh import make_key
@@ -44,7 +45,7 @@ def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
     """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
     directory = ctx.home.lab(lab)
     with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(directory)
         make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
         nics.make_shared_networks(ctx, vms)
     for name in sorted({vm.image for vm in vms if vm.image}):
@@ -57,12 +58,12 @@ def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     image = ctx.images.get(vm.image) if vm.image else None
     machine = vm.machine
     directory = ctx.home.vm(vm.name)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(directory)
     ctx.stage(vm.name, "network")
     nics.connect(ctx, vm)
     vm = ctx.store.vm(vm.name)
     ctx.stage(vm.name, "disk")
-    system_disk = disk_volume(vm, "")
+    system_disk = disk_volume(ctx, vm, "")
     claim_volume(ctx, vm, system_disk)
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
@@ -133,15 +134,21 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
 
 def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
     """The data disk; one that is there has somebody's data, and at most grows."""
-    name = disk_volume(vm, disk.name)
+    name = disk_volume(ctx, vm, disk.name)
     claim_volume(ctx, vm, name)
     if ctx.hypervisor.volume(ctx.host.pool, name) is None:
         ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size)
     return DataDisk(ctx.hypervisor.grow_volume(ctx.host.pool, name, disk.size).path, disk.name)
 
 
-def disk_volume(vm: VMRecord, disk: str) -> str:
-    """The volume of a VM's disk, by the disk's name; empty: the system disk."""
+def disk_volume(ctx: Context, vm: VMRecord, disk: str) -> str:
+    """The volume of a VM's disk, by the disk's name; empty: the system disk.
+
+    A volume keeps its name when its VM gets another one.
+    """
+    for owned in ctx.store.owned(vm=vm.name, kind="volume"):
+        if owned.detail.get("disk") == disk:
+            return owned.name
     # A VM's name has no dot, so that these are not those of another VM.
     return f"{vm.domain}.{disk}.img" if disk else f"{vm.domain}.img"
 

@@ -133,6 +133,7 @@ class _Judge:
         if verdict.kind == "timeout":
             awaited = f"{self._login.awaited}; " if self._login else ""
             verdict = replace(verdict, why=f"{awaited}{verdict.why}; {_last_words(verdict.last_lines)}")
+        verdict = self._watch.redacted(verdict)
         address = self._login.address if self._login else self._known_address()
         return Judged(verdict, self._watch.finish(verdict), address)
 

@@ -1,170 +1,81 @@
-"""Making records again after the database is lost: from the notes in domains, and from what hosts hold of ours."""
+"""Repaving: a VM is made anew, with a new system disk; its name, addresses, serial number and data disks stay."""
 
 from __future__ import annotations
 
-import re
-import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection
 
-from vmprov.engine import base_volume
-from vmprov.errors import DatabaseBroken, NameTaken, VmprovError
-from vmprov.hosts import Host
-from vmprov.hypervisor import Domain, foreign
-from vmprov.hypervisor.definitions import find_mark, find_note
-from vmprov.paths import Home
-from vmprov.store import Store, VMRecord, known_identity, read_note, set_aside
-from vmprov.views import Failure
-
-# Numbers that may have been given to VMs of which nothing is left: the next ones are higher.
-_UNKNOWN_NUMBERS = 100
+from vmprov.engine.context import Context
+from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.outcome import Outcome
+from vmprov.engine.plan import spec_of
+from vmprov.engine.records import flows_of, record_again
+from vmprov.engine.secrets import Secrets
+from vmprov.engine.work import Work
+from vmprov.errors import Failed, Protected, SpecError, VmprovError
+from vmprov.spec.quantities import format_size
+from vmprov.store import Operation, VMRecord
 
 
-@dataclass(frozen=True)
-class Database:
-    """What became of the database: sound, missing or damaged, and where it is ``aside`` if it was moved."""
+def rebuild(
+    ctx: Context,
+    operation: Operation,
+    lab: str,
+    names: Collection[str],
+    *,
+    image: str | None = None,
+    parallel: int = 0,
+    ask: Callable[[str], str] | None = None,
+) -> list[Outcome]:
+    """Make VMs of a lab anew, from another ``image`` if one is named; returns an outcome for each.
 
-    state: str
-    aside: Path | None = None
-
-
-def examine_database(home: Home) -> Database:
-    """See whether the database can be used; one that is damaged anywhere is moved aside.
-
-    The installation's id must be known, or else nothing would be recognised as ours: where its file is lost too, it is
-    taken from what lies in the directories of VMs. Raises :class:`vmprov.errors.HostNotReady` for a database that is
-    not damaged and cannot be used all the same: locked, of a newer vmprov, or on a full disk.
+    Whoever calls holds the lab. A VM that fails stays as it is then, with its data disks. Raises :class:`SpecError`
+    and :class:`vmprov.errors.HostNotReady` before anything is changed.
     """
-    if not home.database.exists():
-        _find_identity(home)
-        return Database("missing")
-    try:
-        store = Store(home.database)
+    ctx.driver.check(events=ctx.events, cancel=ctx.cancel)
+    vms = [vm for vm in ctx.store.vms(lab) if vm.name in names]
+    for vm in vms:
+        _check_image(ctx, vm, vm.image if image is None else image)
+    flows = flows_of(vm.machine for vm in vms)
+    sources = {name: Secrets(flow, ask=ask) for name, flow in flows.items()}
+    secrets = {vm.name: sources[vm.machine.flow].of(vm.name) for vm in vms if vm.machine.flow}
+    largest = max((vm.memory for vm in vms), default=0)
+    work = Work(
+        ctx, operation, lab, parallel=parallel or boots_at_once(ctx, largest), memory=room(ctx),
+        flows={vm.name: flows.get(vm.machine.flow) for vm in vms}, secrets=secrets,
+    )  # fmt: skip
+    refused = {}
+    for vm in vms:
         try:
-            store.check()
-            return Database("missing" if store.anew else "sound")
-        finally:
-            store.close()
-    except DatabaseBroken:
-        _find_identity(home)
-        return Database("damaged", set_aside(home.database))
-
-
-def _find_identity(home: Home) -> None:
-    if known_identity(home.database):
-        return
-    for path in sorted(home.root.glob("vms/*/*.xml")):
-        try:
-            mark = find_mark(ET.parse(path).getroot())
-        except (OSError, ET.ParseError):
-            continue
-        if mark is not None and re.fullmatch(r"[0-9a-f]{4}", mark.installation):
-            file = home.installation
-            file.write_text(f"{mark.installation}\n")
-            file.chmod(0o600)
-            return
-
-
-class Rebuilding:
-    """Records VMs again, host by host."""
-
-    def __init__(self, home: Home, store: Store) -> None:
-        self._home = home
-        self._store = store
-        self._before = {vm.uuid for vm in store.vms()}
-        self._labs_before = {lab.name for lab in store.labs()}
-        self.untold: list[Failure] = []
-
-    @property
-    def vms(self) -> list[str]:
-        """The VMs that were recorded again."""
-        return [vm.name for vm in self._store.vms() if vm.uuid not in self._before]
-
-    @property
-    def labs(self) -> list[str]:
-        """The labs that were recorded again."""
-        return [lab.name for lab in self._store.labs() if lab.name not in self._labs_before]
-
-    def take(self, host: Host) -> None:
-        """Record what a host holds of ours; what it cannot tell is told. Never raises for one VM."""
-        if not host.is_up():
-            self.untold.append(Failure(host.name, "it is not up; start it (vmprov host up) and run this again"))
-            return
-        try:
-            for domain in host.hypervisor().domains():
-                if domain.uuid not in self._before and not foreign(domain.mark, self._store.installation):
-                    self._take_domain(host, domain)
-            self._claim_volumes(host)
+            work.make(_record(ctx, vm.name, image), anew=True)
         except VmprovError as problem:
-            self.untold.append(Failure(host.name, str(problem)))
-
-    def finish(self) -> None:
-        """Let numbers go on after all that were given; tell what belongs to nobody."""
-        numbers = [vm.id for vm in self._store.vms()]
-        for path in (
-            *self._home.failed.glob("*-*"),
-            *self._home.consoles.glob("*-*"),
-            *self._home.root.glob(".removed-*"),
-        ):
-            numbers += [int(digits) for digits in re.findall(r"^\d+(?=-)|(?<=-)\d+$", path.name)]
-        self._store.go_on_after(max(numbers, default=0) + _UNKNOWN_NUMBERS)
-        known = {vm.name for vm in self._store.vms()}
-        for path in sorted(self._home.vms.glob("*")):
-            if path.name not in known:
-                self.untold.append(Failure(path.name, f"no domain tells of it; its files are in {path}"))
-
-    def _take_domain(self, host: Host, domain: Domain) -> None:
-        assert domain.mark is not None
-        definition = ET.fromstring(host.hypervisor().domain_xml(domain.name))
-        noted = read_note(find_note(definition))
-        name = domain.mark.vm or domain.name
-        if noted is None:
-            self.untold.append(
-                Failure(name, f"domain {domain.name} has our mark and no record; see: vmprov gc --dry-run")
-            )
-            return
-        if noted["vm"]["uuid"] != domain.uuid:
-            self.untold.append(Failure(name, f"the note in domain {domain.name} is that of another one"))
-            return
-        try:
-            self._store.restore_vm(_as_now(noted, host, domain))
-        except NameTaken as problem:
-            self.untold.append(Failure(name, str(problem)))
-        except (KeyError, TypeError, ValueError, VmprovError) as problem:
-            self.untold.append(Failure(name, f"the note in domain {domain.name} cannot be used: {problem}"))
-
-    def _claim_volumes(self, host: Host) -> None:
-        """Own volumes that were made for VMs after their notes were written."""
-        owned = {thing.name for thing in self._store.owned() if thing.host == host.name}
-        vms = [vm for vm in self._store.vms() if vm.host == host.name]
-        for volume in host.hypervisor().volumes(host.pool):
-            if volume.name in owned or base_volume.is_one(volume.name, self._store.installation):
-                continue
-            for vm in vms:
-                if _is_of(volume.name, vm):
-                    self._store.own(
-                        lab=vm.lab, vm=vm.name, host=host.name, kind="volume", name=volume.name, pool=host.pool
-                    )
+            refused[vm.name] = Outcome(vm, "failed", "refused", str(problem), ctx.home.vm(vm.name))
+    done = {outcome.vm.name: outcome for outcome in work.do()} | refused
+    return [done[vm.name] for vm in vms]
 
 
-def _is_of(volume: str, vm: VMRecord) -> bool:
-    """Whether a volume has the name of a VM's. Names of VMs have no dots, so that it is of no other one."""
-    rest = volume.removeprefix(vm.domain)
-    return rest != volume and (rest.startswith(".") or rest == "-seed.iso")
+def _check_image(ctx: Context, vm: VMRecord, name: str) -> None:
+    """Raise :class:`SpecError` if there is no such image, or the VM's system disk has no room for it."""
+    size = vm.machine.disk
+    if name and size is not None and size < (image := ctx.images.get(name)).virtual_size:
+        needed = format_size(image.virtual_size)
+        raise SpecError(
+            f"the system disk of {vm.name} has {format_size(size)}, and image {name} needs {needed}",
+            hint=f"enlarge it first: vmprov resize {vm.name} --disk {needed}",
+        )
+    if name:
+        ctx.images.get(name)
 
 
-def _as_now(noted: Mapping[str, Any], host: Host, domain: Domain) -> dict[str, Any]:
-    """What a note says, with what the domain knows better: what it is called."""
-    vm = {**noted["vm"], "host": host.name, "domain": domain.name}
-    return {**noted, "vm": vm}
-
-
-def read_back(home: Home, store: Store, hosts: Sequence[Host]) -> Rebuilding:
-    """Record again what hosts tell."""
-    rebuilding = Rebuilding(home, store)
-    for host in hosts:
-        rebuilding.take(host)
-    rebuilding.finish()
-    return rebuilding
+def _record(ctx: Context, name: str, image: str | None) -> VMRecord:
+    """Record that a VM is made anew; raises :class:`Failed` if it must not be."""
+    # In one go with the record: whoever protects it at the same time is either too late, or heard.
+    with ctx.store.transaction():
+        vm = ctx.store.vm(name)
+        if vm.protected:
+            raise Protected(name, who="it")
+        if vm.adopted:
+            raise Failed("its domain is not ours to make anew")
+        record_again(ctx, spec_of(vm) if image is None else spec_of(vm, image=image))
+        # It is the same VM, and does not live longer for it.
+        ctx.store.update_vm(name, expires=vm.expires)
+        return ctx.store.vm(name)

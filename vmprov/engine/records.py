@@ -13,6 +13,7 @@ from vmprov import addressing
 from vmprov.capacity import shortage
 from vmprov.engine.context import Context
 from vmprov.engine.plan import wishes_of
+from vmprov.engine.rename import FORMER_NAME, NEW_NAME
 from vmprov.errors import NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates
 from vmprov.flows.grammar import Flow
@@ -76,13 +77,14 @@ def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool =
             check_room(ctx, [spec.memory for spec in wanted])
         _check_names(ctx, lab, [spec.name for spec in wanted])
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
+        former = ctx.store.leased(host="", kind=FORMER_NAME)
         for spec in wanted:
-            _record_vm(ctx, lab, spec, images.get(spec.image), disks[spec.name])
+            _record_vm(ctx, lab, spec, images.get(spec.image), disks[spec.name], met=spec.name in former)
         return [ctx.store.vm(spec.name) for spec in wanted]
 
 
 def _check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
-    taken = {vm.name for vm in ctx.store.vms()}
+    taken = {vm.name for vm in ctx.store.vms()} | ctx.store.leased(host="", kind=NEW_NAME)
     if clashes := sorted(set(names) & taken):
         raise NameTaken(
             f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
@@ -137,11 +139,16 @@ def check_room(ctx: Context, memory: Sequence[int]) -> None:
 
 
 def _choose_lab(ctx: Context, request: CreateRequest) -> str:
-    labs = {lab.name for lab in ctx.store.labs()}
     if not request.lab:
-        return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
+        return new_lab(ctx)
     check_place(ctx, request.lab)
     return request.lab
+
+
+def new_lab(ctx: Context) -> str:
+    """A name for a lab that nobody asked a name for."""
+    labs = {lab.name for lab in ctx.store.labs()}
+    return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
 
 
 def check_place(ctx: Context, lab: str) -> None:
@@ -154,36 +161,45 @@ def check_place(ctx: Context, lab: str) -> None:
         )
 
 
-def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int) -> None:
+def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int, *, met: bool) -> None:
+    """``met``: another VM, which once had the name, has things that are called so."""
     installation = ctx.store.installation
-    nics = [_nic(installation, lab, spec.name, place, wanted) for place, wanted in enumerate(spec.networks)]
     vm_id = ctx.store.add_vm(
         lab=lab, name=spec.name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
-        domain=addressing.domain_name(installation, spec.name), uuid=str(uuid.uuid4()),
-        image=spec.image, login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge,
-        address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
+        domain="", uuid=str(uuid.uuid4()), image=spec.image, login=image.login if image else "none", network="",
+        bridge="", address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
         consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
         protected=spec.protect, expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
+    domain = addressing.domain_name(installation, spec.name, vm_id if met else 0)
+    owner = addressing.owner_of(installation, domain)
+    nics = [_nic(installation, lab, owner, place, wanted) for place, wanted in enumerate(spec.networks)]
     nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
     generated = (addressing.serial_number(installation, number) for number in count(vm_id))
     candidates = [spec.serial_number] if spec.serial_number else generated
     number = ctx.store.lease(host="", kind="serial number", lab=lab, vm=spec.name, candidates=candidates)
     if number is None:
         raise NameTaken(f"another VM has the serial number {spec.serial_number} already")
-    ctx.store.update_vm(spec.name, mac=nics[0].mac, serial_number=number, nics=nics_column(nics))
+    ctx.store.update_vm(
+        spec.name, domain=domain, network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
+        serial_number=number, nics=nics_column(nics),
+    )  # fmt: skip
 
 
 def record_again(ctx: Context, spec: VMSpec) -> None:
     """Record what a VM is made anew with; its numbers, addresses and names stay."""
     vm = ctx.store.vm(spec.name)
     image = ctx.images.get(spec.image) if spec.image else None
-    nics = [_nic(ctx.store.installation, vm.lab, vm.name, place, wanted) for place, wanted in enumerate(spec.networks)]
-    kept = {place: nic for place, nic in enumerate(vm.nics) if place < len(nics) and nic.network == nics[place].network}
-    nics = [
-        kept.get(place) or replace(nic, mac=addressing.mac_address(ctx.store.installation, vm.id, place))
-        for place, nic in enumerate(nics)
-    ]
+    installation = ctx.store.installation
+    owner = addressing.owner_of(installation, vm.domain)
+    before = dict(enumerate(zip(vm.machine.networks, vm.nics, strict=True)))
+    nics = []
+    for place, wanted in enumerate(spec.networks):
+        mode, nic = before.get(place, ("", None))
+        if nic is None or mode != wanted:
+            nic = _nic(installation, vm.lab, owner, place, wanted)
+            nic = replace(nic, mac=addressing.mac_address(installation, vm.id, place))
+        nics.append(nic)
     ctx.store.update_vm(
         vm.name, state="rebuilding", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
@@ -194,11 +210,15 @@ def record_again(ctx: Context, spec: VMSpec) -> None:
     )  # fmt: skip
 
 
-def _nic(installation: str, lab: str, vm: str, place: int, wanted: str) -> Nic:
+def _nic(installation: str, lab: str, owner: str, place: int, wanted: str) -> Nic:
     """What a NIC is going to be on; its MAC address, and bridges of ours, are known later."""
     if wanted.startswith(BRIDGE):
         return Nic(network="", bridge=wanted.removeprefix(BRIDGE), mac="")
     # A VM's name has no dot, so that these never meet.
-    owners = {"per-vm": f"{vm}.{place}" if place else vm, "shared": f"shared.{lab}", "isolated": f"isolated.{lab}"}
+    owners = {
+        "per-vm": f"{owner}.{place}" if place else owner,
+        "shared": f"shared.{lab}",
+        "isolated": f"isolated.{lab}",
+    }
     network = addressing.network_name(installation, owners[wanted]) if wanted in owners else wanted
     return Nic(network=network, bridge="", mac="")

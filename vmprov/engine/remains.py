@@ -12,6 +12,7 @@ from vmprov.containers.engine import LOCK_LABEL, Container, Engine
 from vmprov.drivers.box import orphaned_boxes
 from vmprov.engine import adoption, base_volume
 from vmprov.engine.leftovers import Find, remove_path
+from vmprov.engine.rename import NEW_NAME
 from vmprov.images import staging_lock
 from vmprov.locks import is_held, remove_unheld
 from vmprov.paths import Home
@@ -86,7 +87,8 @@ def _find(path: Path, kind: str, why: str, still: Callable[..., bool], *argument
 
 
 def _no_vm(store: Store, name: str) -> bool:
-    return not store.has_vm(name)
+    """Whether no VM has the name, nor is going to have it."""
+    return not store.has_vm(name) and name not in store.leased(host="", kind=NEW_NAME)
 
 
 def _no_lab(store: Store, name: str) -> bool:
@@ -208,7 +210,7 @@ def _why_unneeded(path: Path, home: Home, store: Store) -> str:
     """Why nobody will ask for a lock again before what it is for is made anew; empty if somebody may."""
     if (named := _OF_LABS.fullmatch(path.name)) and store.lab(named["name"]) is None:
         return f"there is no lab {named['name']}"
-    if (named := _OF_VMS.fullmatch(path.name)) and not store.has_vm(named["name"]):
+    if (named := _OF_VMS.fullmatch(path.name)) and _no_vm(store, named["name"]):
         return f"there is no VM {named['name']}"
     if re.fullmatch(r"image-[0-9a-f]{12}\.lock", path.name):
         return (

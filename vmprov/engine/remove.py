@@ -16,6 +16,7 @@ from vmprov.engine import adoption, base_volume
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
+from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.locks import exclusive, remove_unheld
 from vmprov.ssh import forget_host
@@ -32,6 +33,8 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
     """
     ctx.store.update_vm(vm.name, state="deleting")
     ctx.stage(vm.name, "removing")
+    if vm.adopted:
+        ctx.events.emit(Note(text=f"{vm.name} is forgotten; its domain {vm.domain} is left alone, as it is not ours"))
     problems = [] if vm.adopted else _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
         # Volumes and networks of a domain that still runs must stay.
@@ -58,7 +61,7 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
     ctx.stage(vm.name, "taking down")
     problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
-        data = {disk_volume(vm, disk.name) for disk in vm.machine.disks}
+        data = {disk_volume(ctx, vm, disk.name) for disk in vm.machine.disks}
         networks = {nic.network for nic in vm.nics}
         base = (
             base_volume.base_image(ctx.images, ctx.images.get(vm.image), ctx.store.installation) if vm.image else None
@@ -69,6 +72,8 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
                 problems += _remove_owned(ctx, [owned])
     if problems:
         raise NotFullyUndone(f"{vm.name} could not be taken down: {'; '.join(problems)}")
+    # Its new system has a host key of its own.
+    forget_host(ctx.home.known_hosts(vm.lab), vm.name)
 
 
 def _remove_files(ctx: Context, vm: VMRecord) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from vmprov import addressing
 from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow
 from vmprov.flows.load import flow_names, load_flow
+from vmprov.spec.machine import Machine
 from vmprov.store import VMRecord
 
 _UNITS = (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1))
@@ -20,27 +22,47 @@ def create_command(vm: VMRecord, directory: Path, installation: str) -> str:
 
     A flow of somebody's own is named as ``./flow.json``, the file of that name in ``directory``.
     """
-    options = {
-        "--name": vm.name,
-        "--lab": vm.lab,
-        "--image": vm.image,
-        "--driver": vm.driver,
-        "--host": vm.host,
-        "--network": _network(vm, installation),
-        "--cpus": str(vm.cpus),
-        "--memory": exact_size(vm.memory),
-        "--disk": exact_size(vm.disk),
-        "--consoles": str(vm.consoles),
-    }
+    # What is kept of a VM may be no more than its name.
+    machine = vm.machine if vm.spec else Machine.model_construct(networks=(vm.network,))
+    options: list[tuple[str, str | None]] = [
+        ("--name", vm.name),
+        ("--lab", vm.lab),
+        ("--driver", vm.driver),
+        ("--host", vm.host),
+        ("--image", vm.image),
+        ("--cpus", str(vm.cpus)),
+        ("--memory", exact_size(vm.memory)),
+        ("--disk", exact_size(vm.disk)),
+        *(("--extra-disk", f"{disk.name}={exact_size(disk.size)}") for disk in machine.disks),
+        *(("--network", _network(vm, name, installation)) for name in machine.networks),
+        ("--consoles", str(vm.consoles)),
+        *_more(machine),
+    ]
     generated = addressing.serial_number(installation, 0).removesuffix("000000")
     if vm.serial_number and not vm.serial_number.startswith(generated):
-        options["--serial-numbers"] = vm.serial_number
+        options.append(("--serial-numbers", vm.serial_number))
     watched = _read(directory / "watch.json")
     if isinstance(limit := watched.get("limit"), int | float):
-        options["--timeout"] = f"{limit:.3f}".rstrip("0").rstrip(".") + "s"
+        options.append(("--timeout", f"{limit:.3f}".rstrip("0").rstrip(".") + "s"))
     if flow := _flow(vm, directory, watched):
-        options["--flow"] = flow
-    return shlex.join(["vmprov", "create", *(word for option in options.items() for word in option)])
+        options.append(("--flow", flow))
+    return shlex.join(["vmprov", "create", *(word for option in options for word in option if word is not None)])
+
+
+def _more(machine: Machine) -> Iterator[tuple[str, str | None]]:
+    """Options for what few machines have; one without a value has ``None``."""
+    yield from ((f"--{name}", None) for name in ("adopt", "tpm", "pxe") if getattr(machine, name))
+    if not machine.dhcp:
+        yield "--no-dhcp", None
+    if machine.boot:
+        yield "--boot", ",".join(machine.boot)
+    chosen = {"firmware": machine.firmware, "graphics": machine.graphics, **machine.smbios.model_dump()}
+    yield from ((f"--{name}", value) for name, value in chosen.items() if value not in ("bios", "none", ""))
+    yield from (("--boot-certificate", str(path)) for path in machine.boot_certificates)
+    if machine.http_boot is not None:
+        yield "--boot-url", machine.http_boot.url
+        yield from (("--ca", str(path)) for path in machine.http_boot.ca)
+        yield from (("--boot-dns", f"{host}={address}") for host, address in machine.http_boot.dns.items())
 
 
 def exact_size(size: int) -> str:
@@ -55,11 +77,11 @@ def exact_size(size: int) -> str:
     return f"{size}B"
 
 
-def _network(vm: VMRecord, installation: str) -> str:
-    """The mode from which the network's name comes, or else the name of a network that is not ours."""
+def _network(vm: VMRecord, wanted: str, installation: str) -> str:
+    """What to give as ``--network``: of a VM without a spec only the network's name is known, not how it came by it."""
     owners = {vm.name: "per-vm", f"shared.{vm.lab}": "shared", f"isolated.{vm.lab}": "isolated"}
     names = {addressing.network_name(installation, owner): mode for owner, mode in owners.items()}
-    return names.get(vm.network, vm.network)
+    return names.get(wanted, wanted)
 
 
 def _flow(vm: VMRecord, directory: Path, watched: dict[str, object]) -> str:

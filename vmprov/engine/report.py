@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vmprov.console.capture import Capture
 from vmprov.console.index import times_path
-from vmprov.console.inputs import inputs_path
+from vmprov.console.inputs import inputs_path, read_inputs
 from vmprov.console.lines import Line, Selection, captured
 from vmprov.engine.collect import COLLECTED, collect, reason
 from vmprov.engine.context import Context
@@ -75,18 +77,21 @@ def subject_of(found: Kept, installation: str, context: Callable[[VMRecord], Con
         return Subject(found, installation, None, f"The machine's host cannot be reached: {problem}.")
 
 
-def known_secrets(directory: Path) -> list[str]:
-    """Values of the secrets of a VM's flow, as far as they can be had now without asking anybody."""
+def known_secrets(directory: Path, vm: str) -> tuple[list[str], dict[str, str]]:
+    """Values of the secrets of a VM's flow that can be had now without asking anybody; of the others, name -> why."""
+    values: list[str] = []
+    unknown: dict[str, str] = {}
     try:
         flow = Flow.model_validate_json((directory / "flow.json").read_text())
     except (OSError, ValueError):
-        return []
-    values = []
+        return values, unknown
     for name, secret in flow.secrets.items():
-        with suppress(SpecError):
-            found = Secrets(flow.model_copy(update={"secrets": {name: secret}})).of(directory.name)
+        try:
+            found = Secrets(flow.model_copy(update={"secrets": {name: secret}})).of(vm)
             values += [value.get_secret_value() for value in found.values()]
-    return values
+        except SpecError as problem:
+            unknown[name] = str(problem)
+    return values, unknown
 
 
 def write_report(
@@ -106,7 +111,8 @@ def write_report(
     :class:`Failed` if it cannot be written.
     """
     path = path.absolute()
-    redactor = Redactor([*secrets, *known_secrets(subject.directory)])
+    values, unknown = known_secrets(subject.directory, subject.vm.name)
+    redactor = Redactor([*secrets, *values])
     packed = path.name.endswith(ARCHIVES)
     _refuse_overwriting(path, packed=packed, force=force)
     try:
@@ -115,7 +121,7 @@ def write_report(
             made = Path(scratch) / "made" / (path.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz"))
             for directory in (live, made):
                 directory.mkdir(mode=0o700, parents=True)
-            _Bundle(subject, made, live, redactor).fill(more, versions)
+            _Bundle(subject, made, live, redactor, unknown).fill(more, versions)
             made = _packed(made) if packed else made
             if path.is_dir():
                 shutil.rmtree(path)
@@ -186,6 +192,8 @@ class _Bundle:
     directory: Path
     live: Path
     redactor: Redactor
+    # Secrets whose values nobody knows now: name -> why.
+    unknown: Mapping[str, str]
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -247,11 +255,12 @@ class _Bundle:
         self._copy(times_path(log).name, "nobody noted when lines arrived")
         self._copy(inputs_path(log).name, "nothing was typed")
         capture, replaced, power_on = Capture(log), self.redactor.count, self._power_on()
+        hidden = [entry.offset for entry in read_inputs(log) if entry.secret in self.unknown]
         try:
-            self._write(log.name, (block for _, block in capture.read(0, block=_BLOCK)))
-            lines = (_line(line, power_on) for line in captured(self.subject.vm.name, capture, Selection()))
+            self._write(log.name, _without_echo(capture.read(0, block=_BLOCK), hidden))
+            lines = _lines_without_echo(captured(self.subject.vm.name, capture, Selection()), hidden)
             raw = self.redactor.count
-            self._write(log.with_suffix(".txt").name, _blocks(lines))
+            self._write(log.with_suffix(".txt").name, _blocks(_line(line, power_on) for line in lines))
         except OSError as problem:
             self.missing[log.name] = reason(problem)
             return
@@ -269,6 +278,11 @@ class _Bundle:
 
     def _readme(self, versions: Mapping[str, str]) -> None:
         subject = self.subject
+        self.notes += [
+            f"The secret {name!r} is not known here ({why}): it may be in what the consoles sent. Replaced was only "
+            "what stands behind the places at which it was typed. Look before you hand this on."
+            for name, why in self.unknown.items()
+        ]
         if self.redactor.count:
             self.notes.append(f"*** stands for something secret, {self.redactor.count} times in all.")
         text = readme(
@@ -281,6 +295,30 @@ class _Bundle:
             notes=self.notes,
         )
         self._write(README, [text.encode("utf-8", "surrogateescape")])
+
+
+def _without_echo(blocks: Iterable[tuple[int, bytes]], places: Sequence[int]) -> Iterator[bytes]:
+    """The bytes of a capture, with asterisks from each of ``places`` to the end of its line."""
+    goes_on = False
+    for offset, block in blocks:
+        starts = [0] if goes_on else []
+        starts += [place - offset for place in places if offset <= place < offset + len(block)]
+        goes_on = False
+        for start in starts:
+            end = block.find(b"\n", start)
+            goes_on = end < 0
+            end = len(block) if goes_on else end
+            block = block[:start] + re.sub(rb"[^\r]", b"*", block[start:end]) + block[end:]
+        yield block
+
+
+def _lines_without_echo(lines: Iterable[Line], places: Sequence[int]) -> Iterator[Line]:
+    """Lines, without the text of those that hold one of ``places``."""
+    for line, following in pairwise(chain(lines, [None])):
+        if line is not None:
+            end = following.offset if following else sys.maxsize
+            touched = any(line.offset <= place < end for place in places)
+            yield replace(line, text="***") if touched else line
 
 
 def _line(line: Line, power_on: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from vmprov import settings
 from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow, Secret
 
@@ -53,7 +54,8 @@ def _without_asking(secret: Secret, vm: str, environ: Mapping[str, str]) -> tupl
     missing = []
     variable, file = ((text or "").replace("{vm}", vm) for text in (secret.env, secret.file))
     if variable:
-        if value := environ.get(variable, ""):
+        value, _ = settings.variable(variable, environ)
+        if value:
             return value, ""
         missing.append(f"{variable} is not set")
     if file:

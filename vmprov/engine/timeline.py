@@ -17,11 +17,10 @@ from vmprov.views import StageStay, Timeline
 def read_timeline(vm: VMRecord, directory: Path) -> Timeline:
     """The timeline of a VM whose files lie in ``directory``; without stages where none was written down."""
     verdict = verdict_of(vm)
-    watched = _read(directory / "watch.json", {})
-    now = time.time() - watched["wall"] if verdict is None and "wall" in watched else None
-    limits = {stage["stage"]: stage.get("limit") for stage in _read(directory / "flow.json", {}).get("stages", [])}
-    stays = _read(directory / "timeline.json", [])
-    stages = tuple(_stay(stay, limits.get(stay["stage"]), now) for stay in stays)
+    try:
+        limits, stages, now = _stages(directory, lasts=verdict is None)
+    except (KeyError, TypeError, AttributeError):  # somebody else wrote something else
+        limits, stages, now = {}, (), None
     last = max((stay.start + stay.seconds for stay in stages), default=0.0)
     return Timeline(
         vm=vm.name,
@@ -33,6 +32,15 @@ def read_timeline(vm: VMRecord, directory: Path) -> Timeline:
         limits={stage: limit for stage, limit in limits.items() if limit is not None},
         judgement=verdict.to_json() if verdict else None,
     )
+
+
+def _stages(directory: Path, *, lasts: bool) -> tuple[dict[str, Any], tuple[StageStay, ...], float | None]:
+    """Limits by stage, the stays, and where it ``lasts``, the seconds until now."""
+    watched = _read(directory / "watch.json", {})
+    now = time.time() - watched["wall"] if lasts and "wall" in watched else None
+    limits = {stage["stage"]: stage.get("limit") for stage in _read(directory / "flow.json", {}).get("stages", [])}
+    stays = _read(directory / "timeline.json", [])
+    return limits, tuple(_stay(stay, limits.get(stay["stage"]), now) for stay in stays), now
 
 
 def _stay(written: dict[str, Any], limit: float | None, now: float | None) -> StageStay:

@@ -21,6 +21,7 @@ from vmprov.console.inputs import InputLog, read_inputs
 from vmprov.console.links import ConsoleLink, Link, open_uart
 from vmprov.console.transcript import PATIENCE, Piece, Transcript
 from vmprov.engine.context import Context
+from vmprov.engine.redact import Redactor
 from vmprov.errors import Failed, InUse, WaitTimeout
 from vmprov.flows.grammar import KEYS, Flow, Input
 from vmprov.flows.machine import Action, Entered, Machine, Send
@@ -216,6 +217,12 @@ class Watch:
         self._act(self.machine.tick(now - self._lag))
         self._keep_timeline(self.machine.timeline)
         return self.machine.verdict
+
+    def redacted(self, verdict: Verdict) -> Verdict:
+        """A verdict without the flow's secrets, which the guest may have echoed."""
+        clean = Redactor(secret.get_secret_value() for secret in self._secrets.values()).text
+        lines = tuple(map(clean, verdict.last_lines))
+        return replace(verdict, evidence=clean(verdict.evidence), why=clean(verdict.why), last_lines=lines)
 
     def cancel(self) -> None:
         """Somebody asked to stop."""

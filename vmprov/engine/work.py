@@ -29,7 +29,7 @@ from vmprov.engine.remove import remove_lab_if_empty, remove_vm, take_down
 from vmprov.engine.run import Run
 from vmprov.engine.steps import OnFailure, Step
 from vmprov.engine.watch import Beginning, begin
-from vmprov.errors import NotFound, NotFullyUndone, VmprovError
+from vmprov.errors import NotFound, NotFullyUndone, Protected, VmprovError
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import Verdict
 from vmprov.store import Operation, VMRecord
@@ -79,6 +79,8 @@ class Work:
         self._beginnings: dict[str, Beginning] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, VMRecord] = {}
+        # VMs of which something was begun.
+        self._touched: set[str] = set()
         # What is left, in words, of a lab whose last VM is gone.
         self.left = ""
 
@@ -98,11 +100,14 @@ class Work:
             first = self._of(vm, "take down", "remove its domain and its system disk", self._take_down)
         else:
             first = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
+            self._touched.add(vm.name)
+        # One that is made anew has its memory already, as far as the host's is shared out.
+        memory = {} if anew else {MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM}
         needs = [first, f"{shared}/share"]
         needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs, brief=True)]
         self._of(
             vm, "power on", "make its domain, and power it on", together=self._power_on,
-            needs=[*needs, *self._ends(after)], takes={BOOT: 1, MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM},
+            needs=[*needs, *self._ends(after)], takes={BOOT: 1, **memory},
         )  # fmt: skip
         self._await(vm)
 
@@ -114,6 +119,7 @@ class Work:
         alteration = Alteration(self._ctx, change)
 
         def alter(name: str) -> None:
+            self._touched.add(name)
             beginning = alteration.do()
             if beginning is not None:
                 self._beginnings[name] = beginning
@@ -134,6 +140,11 @@ class Work:
         """Remove a VM with all that belongs to it."""
         self._records[vm.name] = vm
         self._of(vm, "remove", "remove it with all that belongs to it", self._remove)
+
+    def discard(self, vm: VMRecord) -> None:
+        """Remove what there is of a VM that was never finished, and so has nothing that could be protected."""
+        self._records[vm.name] = vm
+        self._of(vm, "discard", "remove what there is of it", self._discard)
 
     def _await(self, vm: VMRecord) -> None:
         self._of(vm, "ready", "wait until it is ready", self._ready, needs=[self._last[vm.name]], gives=(BOOT,))
@@ -205,6 +216,7 @@ class Work:
         prepare_lab(self._ctx, self._lab, [self._ctx.store.vm(name) for name in self._made])
 
     def _take_down(self, name: str) -> None:
+        self._touched.add(name)
         take_down(self._ctx, self._ctx.store.vm(name))
 
     def _prepare(self, name: str) -> None:
@@ -250,6 +262,15 @@ class Work:
         ctx.stage(name, "ready")
 
     def _remove(self, name: str) -> None:
+        vm = self._ctx.store.vm(name)
+        # In one go: whoever protects it at the same time is either too late, or heard.
+        if not self._ctx.store.update_vm_if(name, {"id": vm.id, "protected": 0}, state="deleting"):
+            raise Protected(name, who="it")
+        self._touched.add(name)
+        remove_vm(self._ctx, self._ctx.store.vm(name))
+
+    def _discard(self, name: str) -> None:
+        self._touched.add(name)
         remove_vm(self._ctx, self._ctx.store.vm(name))
 
     def _undo_making(self, name: str) -> None:
@@ -263,6 +284,9 @@ class Work:
             return
         ctx = self._ctx
         vm = self._now(subject)
+        if subject not in self._touched:
+            self._outcomes[subject] = Outcome(vm, verdict_kind(problem), "refused", str(problem), ctx.home.vm(subject))
+            return
         if isinstance(problem, NotFullyUndone) or vm.state == "deleting":
             self._outcomes[subject] = Outcome(vm, "failed", "broken", str(problem), ctx.home.vm(subject))
             return

@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     Strict,
     ValidationInfo,
     model_validator,
@@ -30,6 +31,7 @@ from vmprov.spec.forms import Or, items
 from vmprov.spec.machine import Machine
 from vmprov.spec.names import check_flow_name, check_stage_name
 from vmprov.spec.quantities import parse_duration
+from vmprov.spec.write import machine_entry
 
 # The stage that ``next`` may name although no flow has one of that name.
 SUCCESS = "success"
@@ -299,7 +301,7 @@ class Flow(_Model):
     pacing: Annotated[float, Strict(), Field(ge=0, le=5), DURATION] = 0.0
     boots: Annotated[int, Strict(), Field(ge=2, le=100)] = 4
     secrets: dict[Name, Secret] = Field(default_factory=dict)
-    machine: Machine | None = None
+    machine: Annotated[Machine, PlainSerializer(machine_entry, when_used="json")] | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1), LIST]
     recover: Annotated[tuple[Recovery, ...], LIST] = ()
     fail: Annotated[tuple[Failure, ...], LIST] = ()

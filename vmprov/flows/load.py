@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vmprov.documents import Document, Problem, Steps, parse, read_bytes, refuse, unknown, validate
-from vmprov.errors import NotFound
+from vmprov.documents import Document, Problem, Steps, examine, parse, read_bytes, refuse, unknown
+from vmprov.errors import NotFound, SpecError
 from vmprov.flows.grammar import SUCCESS, Flow, Pattern, Stage
 from vmprov.flows.machine import REBOOT_LOOP
+from vmprov.flows.mend import mend
 from vmprov.flows.signatures import shipped_signatures
 from vmprov.spec.forms import FileSchema
 from vmprov.spec.machine import Machine
@@ -39,7 +40,13 @@ def flow_path(name_or_path: str) -> Path:
 
 def load_flow(name_or_path: str) -> Flow:
     """The flow of that name or in that file; :class:`SpecError` with every problem found, each with its place."""
-    return parse_flow(read_bytes(flow_path(name_or_path)), name_or_path)
+    try:
+        return parse_flow(read_bytes(flow_path(name_or_path)), name_or_path)
+    except SpecError as wrong:
+        if len(wrong.problems) == 1:
+            raise
+        hint = f"see all with: vmprov flow check {name_or_path}"
+        raise SpecError(wrong.what, hint=hint, problems=wrong.problems) from wrong
 
 
 def flow_machine(name_or_path: str) -> Machine:
@@ -50,8 +57,9 @@ def flow_machine(name_or_path: str) -> Machine:
 def parse_flow(text: str | bytes, source: str) -> Flow:
     """The flow in a text; ``source`` is what problems call it. :class:`SpecError` with every problem found."""
     document = parse(text, source)
-    flow = validate(Flow, document)
-    refuse(_problems(flow, document))
+    flow, wrong = examine(Flow, document)
+    refuse([*wrong, *(_problems(flow, document) if flow is not None else _problems_besides(document))])
+    assert flow is not None
     return flow
 
 
@@ -63,17 +71,25 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _problems(flow: Flow, document: Document) -> Iterator[Problem]:
+def _problems_besides(document: Document) -> Iterator[Problem]:
+    """What is wrong with how the parts of a flow go together, where some of these are wrong by themselves."""
+    mended = mend(document.value)
+    if mended is not None:
+        yield from _problems(mended.flow, document, whole=mended.whole)
+
+
+def _problems(flow: Flow, document: Document, *, whole: bool = True) -> Iterator[Problem]:
+    """``whole``: nothing was left out of it, so that what is missing can be told."""
     names = [*_names(flow, document)]
     yield from names
     yield from _consoles(flow, document)
     yield from _ignored(flow, document)
-    yield from _secrets(flow, document)
+    yield from _secrets(flow, document, whole=whole)
     if flow.machine is not None and flow.machine.flow:
         yield document.problem(
             ("machine", "flow"), "a flow's machine has no flow of its own", hint="remove it", key=True
         )
-    if not names:
+    if whole and not names:
         yield from _ways(flow, document)
 
 
@@ -145,7 +161,7 @@ def _ignored(flow: Flow, document: Document) -> Iterator[Problem]:
             yield document.problem(path, what, hint=hint)
 
 
-def _secrets(flow: Flow, document: Document) -> Iterator[Problem]:
+def _secrets(flow: Flow, document: Document, *, whole: bool) -> Iterator[Problem]:
     used = set()
     for path, pattern in _patterns(flow):
         for place, typed in enumerate(getattr(pattern, "send", ())):
@@ -156,7 +172,7 @@ def _secrets(flow: Flow, document: Document) -> Iterator[Problem]:
                 what, hint = unknown("secret", typed.secret, flow.secrets)
                 yield document.problem((*path, "send", place, "secret"), what, hint=hint)
     for name in flow.secrets:
-        if name not in used:
+        if whole and name not in used:
             yield document.problem(("secrets", name), f"nothing sends the secret '{name}'", key=True)
 
 

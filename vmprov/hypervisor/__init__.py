@@ -152,6 +152,14 @@ class Hypervisor(Protocol):
         """
         ...
 
+    def rename_domain(self, name: str, new: str) -> Domain:
+        """Give a stopped domain another name; all else in its definition stays.
+
+        Raises :class:`vmprov.errors.NameTaken` if there is one of that name, and :class:`LibvirtFailed` if the domain
+        runs, or is not there.
+        """
+        ...
+
     def start_domain(self, name: str) -> None:
         """Power on; a running domain stays as it is."""
         ...

@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from copy import deepcopy
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from vmprov.errors import LibvirtFailed, NameTaken
 from vmprov.hypervisor import METADATA_URI, NOTE_URI, Mark, Network
@@ -62,6 +63,38 @@ def note_element(text: str) -> ET.Element:
     note = ET.Element(_NOTE)
     note.text = text
     return note
+
+
+def with_owner(xml: str, *, vm: str) -> str:
+    """The definition of a domain or network with a mark that names that VM; a network's DHCP calls it so, too."""
+    definition = ET.fromstring(xml)
+    mark = definition.find(f"metadata/{_TAG}")
+    if mark is None:
+        return xml
+    before = mark.get("vm", "")
+    mark.set("vm", vm)
+    for reserved in definition.findall("ip/dhcp/host"):
+        if reserved.get("name") == before:
+            reserved.set("name", vm)
+    return ET.tostring(definition, encoding="unicode")
+
+
+def with_name(xml: str, name: str) -> str:
+    """The definition under another name."""
+    definition = ET.fromstring(xml)
+    for element in definition.findall("name"):
+        element.text = name
+    return ET.tostring(definition, encoding="unicode")
+
+
+def with_captures_in(xml: str, before: Path, now: Path) -> str:
+    """A domain's definition whose serial ports are captured in another directory."""
+    definition = ET.fromstring(xml)
+    for log in definition.findall("devices/*/log"):
+        file = Path(log.get("file", ""))
+        if file.is_relative_to(before):
+            log.set("file", str(now / file.relative_to(before)))
+    return ET.tostring(definition, encoding="unicode")
 
 
 def parse_definition(xml: str, root: str) -> ET.Element:

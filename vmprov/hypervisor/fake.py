@@ -35,6 +35,7 @@ from vmprov.hypervisor.definitions import (
     parse_definition,
     read_network,
     refuse_taken,
+    with_name,
     with_note,
 )
 from vmprov.hypervisor.world import Change, Values, World
@@ -167,9 +168,12 @@ class FakeHypervisor:
         """The definition as it was given, with its uuid, and without passwords."""
         self._enter("domain_xml", name)
         with self._world.changing() as world:
-            definition = deepcopy(_definition(_domain(world, name, "read the definition of")))
-        for screen in definition.findall("devices/graphics[@passwd]"):
-            del screen.attrib["passwd"]
+            domain = _domain(world, name, "read the definition of")
+            definition = deepcopy(_definition(domain))
+        for screen in definition.findall("devices/graphics"):
+            screen.attrib.pop("passwd", None)
+            if _active(domain) and screen.get("autoport") == "yes":
+                screen.set("port", "5900")
         return ET.tostring(definition, encoding="unicode")
 
     def domain_definition(self, name: str) -> str:
@@ -205,6 +209,20 @@ class FakeHypervisor:
             domain = _domain(world, name, "annotate")
             xml = ET.tostring(with_note(_definition(domain), text), encoding="unicode")
             world.put("domains", name, {**domain, "xml": xml})
+
+    def rename_domain(self, name: str, new: str) -> Domain:
+        """Give it another name."""
+        self._enter("rename_domain", name, new)
+        with self._world.changing() as world:
+            domain = _domain(world, name, "rename")
+            if world.get("domains", new) is not None:
+                raise NameTaken(f"there is a domain called {new!r} already")
+            if _active(domain):
+                raise LibvirtFailed(f"could not rename domain {name}: it is running")
+            renamed = {**domain, "xml": with_name(domain["xml"], new)}
+            world.remove("domains", name)
+            world.put("domains", new, renamed)
+            return _read_domain(renamed)
 
     def start_domain(self, name: str) -> None:
         """Power on: interfaces get their addresses, console logs a boot transcript."""

@@ -128,3 +128,10 @@ def with_screen_password(xml: str, password: str) -> str:
     for screen in domain.findall("devices/graphics"):
         screen.set("passwd", password)
     return ET.tostring(domain, encoding="unicode")
+
+
+def screen_port(xml: str) -> int | None:
+    """The TCP port on which a running domain's VNC screen is; ``None`` where it has none now."""
+    screen = ET.fromstring(xml).find("devices/graphics[@type='vnc']")
+    port = -1 if screen is None else int(screen.get("port", "-1"))
+    return port if port > 0 else None

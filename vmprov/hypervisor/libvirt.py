@@ -120,6 +120,15 @@ class LibvirtHypervisor(Storage):
             flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
             domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, note, "vmprov-note", NOTE_URI, flags)
 
+    def rename_domain(self, name: str, new: str) -> Domain:
+        """Give it another name."""
+        with self.trying(f"rename domain {name} to {new}") as connection:
+            domain = connection.lookupByName(name)
+            if look_up(connection.lookupByName, new, libvirt.VIR_ERR_NO_DOMAIN) is not None:
+                raise NameTaken(f"there is a domain called {new!r} already")
+            domain.rename(new, 0)
+            return _read_domain(domain)
+
     def start_domain(self, name: str) -> None:
         """Power on."""
         with self.trying(f"start domain {name}") as connection:

@@ -105,15 +105,9 @@ class Storage(Connection):
             volume = None if there is None else _find_volume(there, name)
             if volume is None:
                 return False
-            try:
-                with tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
-                    volume.delete(0)
-            except libvirt.libvirtError as problem:
-                # libvirt still knows it, and the file is gone: undefining a domain takes its NVRAM away, for example.
-                if "No such file or directory" not in message_of(problem):
-                    raise
-                _refreshed(there)
-                return False
+            # libvirt does not mind that the file is gone already, as that of NVRAM is with its domain.
+            with tolerating(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                volume.delete(0)
             return True
 
 

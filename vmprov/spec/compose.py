@@ -14,6 +14,8 @@ from vmprov.errors import SpecError
 # Files in one chain of ``base``, and files altogether.
 DEEPEST_BASE = 10
 MOST_FILES = 100
+# Values in all of them together.
+MOST_VALUES = 100_000
 
 # The files from the first one to the one whose base is looked at, each with what messages call it.
 Chain = tuple[tuple[Path, str], ...]
@@ -62,6 +64,15 @@ def grow(document: Document, file: Path) -> Branch:
     return branch(document.value, ())
 
 
+def plain(tree: Branch) -> Any:
+    """A tree's value alone."""
+    if isinstance(tree.content, dict):
+        return {key: plain(inner) for key, (_, inner) in tree.content.items()}
+    if isinstance(tree.content, list):
+        return [plain(inner) for inner in tree.content]
+    return tree.content
+
+
 def flatten(tree: Branch, at: Steps = ()) -> Document:
     """A tree as a document whose values, but for ``at`` and what is below it, are nowhere."""
     document = Document(tree.source, None, {}, {}, {})
@@ -106,12 +117,24 @@ def change(tree: Branch, scalar: Callable[[Branch, Steps], Branch], at: Steps = 
     return scalar(tree, at)
 
 
+def find(branch: Branch, name: str) -> tuple[Path, str]:
+    """The file that a value names, and why it cannot be read if that shows without reading: a pipe might never end."""
+    try:
+        path = branch.file.parent / Path(name).expanduser()
+        if path.is_file():
+            return path, ""
+        return path, "is no regular file" if path.exists() else "does not exist"
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, or nobody's home directory
+        return Path(), "is no file's name"
+
+
 class Files:
     """A file and those that it is based on, each read once; collects what is wrong with any of them."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._trees: dict[Path, Branch | None] = {}
+        self._values = 0
 
     def compose(self, path: Path, source: str, text: bytes | None = None) -> Branch:
         """The file over those of its bases that can be used; ``problems`` says why others cannot.
@@ -119,21 +142,25 @@ class Files:
         :class:`SpecError` if the file itself cannot be read.
         """
         tree = self._compose(path, source, (), text)
-        if tree is None:
+        if tree is None or self._values > MOST_VALUES:
             refuse(self.problems)
         assert tree is not None
         return tree
 
     def _compose(self, path: Path, source: str, chain: Chain, text: bytes | None) -> Branch | None:
-        identity = path.resolve()
+        identity = _identity(path)
         if identity in self._trees:
             return self._trees[identity]
         self._trees[identity] = None
         try:
-            tree = grow(parse(read_bytes(path) if text is None else text, source), path.absolute())
+            document = parse(read_bytes(path) if text is None else text, source)
         except Refused as refused:
             self.problems += refused.found
             return None
+        tree = grow(document, path.absolute())
+        self._values += len(document.values)
+        if self._values > MOST_VALUES:
+            raise SpecError(f"the files together hold more than {MOST_VALUES} values")
         if chain and not isinstance(tree.content, dict):
             self.problems.append(tree.problem("must be a mapping (lines of 'key: value')"))
             return None
@@ -157,12 +184,12 @@ class Files:
                 self.problems.append(item.problem("base: must be a file's name, or a list of them"))
 
     def _base(self, tree: Branch, named: Branch, chain: Chain) -> Branch | None:
-        path = tree.file.parent / named.content
+        path, _ = find(tree, named.content)
         source = os.path.normpath(os.path.join(os.path.dirname(tree.source), named.content))  # noqa: PTH118, PTH120
-        what = _unfit(path, named.content)
+        what = _unfit(tree, named.content)
         passed = [identity for identity, _ in chain]
-        if not what and path.resolve() in passed:
-            loop = [name for _, name in chain[passed.index(path.resolve()) :]]
+        if not what and _identity(path) in passed:
+            loop = [name for _, name in chain[passed.index(_identity(path)) :]]
             what = f"the files are based on each other: {' -> '.join([*loop, source])}; remove one of these"
         elif not what and len(chain) >= DEEPEST_BASE:
             what = f"more than {DEEPEST_BASE} files are based on one another"
@@ -171,26 +198,27 @@ class Files:
         if what:
             self.problems.append(named.problem(f"base: {what}"))
             return None
+        if self._values > MOST_VALUES:
+            return None
         try:
             return self._compose(path, source, chain, None)
-        except SpecError as unreadable:
-            self.problems.append(named.problem(f"base: {unreadable}"))
+        except SpecError as unfit:
+            self.problems.append(named.problem(f"base: {unfit}"))
             return None
 
 
-def _unfit(path: Path, name: str) -> str:
-    """Why a file cannot be read, if that shows without reading it; reading a pipe might never end."""
+def _identity(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _unfit(tree: Branch, name: str) -> str:
+    """Why there cannot be a base of this name."""
     if "${" in name:
         return "no variables are replaced here; write the file's name"
-    if "\0" in name or "\n" in name or len(os.fsencode(name)) > 1000:
-        return f"{name[:60]!r} is no file's name"
     if "://" in name:
-        return f"{name!r} is no file; only files of this machine can be named"
-    if not path.exists():
-        return f"{name}: there is no such file"
-    if not path.is_file():
-        return f"{name} is no regular file"
-    return ""
+        return f"{name[:200]!r} is no file; only files of this machine can be named"
+    why = find(tree, name)[1]
+    return f"the file {name[:200]!r} {why}" if why else ""
 
 
 def _without_base(tree: Branch) -> Branch:

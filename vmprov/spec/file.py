@@ -9,17 +9,9 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from vmprov.documents import shown
 from vmprov.spec.forms import LIST, FileSchema
-from vmprov.spec.lab import (
-    MOST_VMS,
-    LabName,
-    Network,
-    NetworkName,
-    Part,
-    SerialNumber,
-    VMName,
-    Wishes,
-)
+from vmprov.spec.lab import MOST_VMS, DomainName, LabName, Network, NetworkName, SerialNumber, VMName
 from vmprov.spec.quantities import format_size
+from vmprov.spec.wishes import Part, Wishes
 
 # Names of variables.
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}")
@@ -52,11 +44,13 @@ class Entry(Wishes):
     """One VM, or ``count`` of them that are alike: ``web`` is ``web-1``, ``web-2`` then.
 
     ``after``: these have to be ready before it is started. ``serial_numbers``: one for each.
+    ``domain``: one that somebody made and that is taken in as it is, in place of one that we make.
     """
 
     count: Annotated[int, Field(ge=1, le=MOST_VMS, strict=True)] | None = None
     after: Annotated[tuple[str, ...], LIST] = ()
     serial_numbers: Annotated[tuple[SerialNumber, ...], LIST] = ()
+    domain: DomainName = ""
 
 
 class LabFile(Part):

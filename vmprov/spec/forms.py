@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
@@ -64,7 +65,7 @@ def _duration(value: object, _from_file: bool) -> object:
 
 
 def _list(value: object) -> object:
-    return (value,) if isinstance(value, str | int | float | dict | BaseModel) else value
+    return (value,) if isinstance(value, str | int | float | dict | Path | BaseModel) else value
 
 
 SIZE_IN_FILES = {"type": "string", "pattern": r"^\s*[0-9]{1,15}(\.[0-9]{1,6})?\s*([kKmMgGtTpP][iI]?[bB]?|[bB])\s*$"}

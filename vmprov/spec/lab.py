@@ -5,50 +5,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vmprov.documents import shown
-from vmprov.spec.forms import LIST, Seconds
-from vmprov.spec.machine import NETWORK_MODES, FilePath, Machine
-from vmprov.spec.names import check_name, check_network_name, check_serial_number
+from vmprov.spec.machine import NETWORK_MODES
+from vmprov.spec.names import check_domain_name, check_name, check_network_name, check_serial_number
 from vmprov.spec.request import CreateRequest
+from vmprov.spec.wishes import Part, Wishes
 
 MOST_VMS = 10_000
-MOST_LABELS = 50
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
-_KEY = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,60} [A-Za-z0-9+/]{40,10000}={0,3}(?: [ -~]{0,200})?")
-
-Ready = Literal["flow", "ssh", "login", "power-on"]
-# What a VM may wait for without a flow, with one, and on a blank disk.
-READY_WITHOUT_FLOW: tuple[Ready, ...] = ("ssh", "login", "power-on")
-
-
-def _label(key: str) -> str:
-    if not _LABEL.fullmatch(key):
-        raise ValueError(f"label {key[:60]!r} is not allowed; use at most 63 letters, digits, '.', '_', '-' and '/'")
-    return key
-
-
-def _label_value(value: str) -> str:
-    if not _LABEL_VALUE.fullmatch(value):
-        raise ValueError(
-            f"{value[:60]!r} is not allowed as a label's value; use at most 63 letters, digits, '.', '_' and '-'"
-        )
-    return value
-
-
-def _key(key: str) -> str:
-    if not _KEY.fullmatch(key):
-        raise ValueError("this is no public SSH key; it looks like 'ssh-ed25519 AAAA... name'")
-    return key
 
 
 def _network(name: str) -> str:
@@ -86,62 +57,25 @@ def is_path(flow: str) -> bool:
     return "/" in flow or flow.endswith((".yaml", ".yml"))
 
 
-class Part(BaseModel):
-    """What the models of labs and of their files have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def given(self) -> dict[str, Any]:
-        """The fields that were set, with their values; all others have their defaults."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-
-
-Label = Annotated[str, AfterValidator(_label)]
-LabelValue = Annotated[str, AfterValidator(_label_value)]
 NetworkName = Annotated[str, AfterValidator(_network)]
 LabName = Annotated[str, AfterValidator(lambda name: check_name(name, "lab name"))]
 VMName = Annotated[str, AfterValidator(check_name)]
+DomainName = Annotated[str, AfterValidator(lambda name: check_domain_name(name) if name else name)]
 SerialNumber = Annotated[str, AfterValidator(check_serial_number)]
-Command = Annotated[str, Field(min_length=1, max_length=10_000)]
-
-
-class Seed(Part):
-    """What first boot does beside making the account with the lab's key; guests that read cloud-init's user-data do it.
-
-    ``ssh_keys``: more public keys for that account. ``run``: commands, as root, once, in order; a text is a line for
-    the shell. ``user_data``: a cloud-config file, which is merged in when the seed is made.
-    """
-
-    ssh_keys: Annotated[tuple[Annotated[str, AfterValidator(_key)], ...], LIST] = ()
-    run: Annotated[tuple[Command, ...], LIST] = ()
-    user_data: FilePath | None = None
-
-
-class Wishes(Machine):
-    """What can be wished for a VM in a lab, beside its machine.
-
-    ``labels``: key and value, to select VMs by. ``ready``: what proves that it is ready; ``None``: the flow, or else
-    what the image can. ``protect``: it is not removed before that is taken back. ``ttl``: seconds after which it may be
-    removed.
-    """
-
-    labels: Annotated[dict[Label, LabelValue], Field(max_length=MOST_LABELS)] = Field(default_factory=dict)
-    ready: Ready | None = None
-    protect: Annotated[bool, Field(strict=True)] = False
-    ttl: Annotated[Seconds, Field(gt=0)] | None = None
-    seed: Seed = Field(default_factory=Seed)
 
 
 class VMSpec(Wishes):
     """One VM. ``group`` is what the file calls it: ``web`` for ``web-1``; the same as ``name`` where there is no count.
 
     ``after``: names of groups and VMs that have to be ready first. ``serial_number``: empty for a generated one.
+    ``domain``: one that somebody made, which becomes this VM as it is; then its machine does not count.
     """
 
     name: VMName
     group: VMName
     after: tuple[str, ...] = ()
     serial_number: Annotated[str, AfterValidator(lambda number: check_serial_number(number) if number else "")] = ""
+    domain: DomainName = ""
 
 
 class Network(Part):
@@ -210,7 +144,7 @@ def _alike(one: VMSpec, other: VMSpec) -> bool:
 
 def lab_of(request: CreateRequest, *, lab: str, names: Sequence[str], host: str = "", driver: str = "") -> LabSpec:
     """The lab that ``vmprov create`` would make: as wanted, under the names that the lab and its VMs get."""
-    machine = request.machine.given()
+    machine = request.wishes.given()
     if is_path(request.flow):
         machine["flow"] = str(Path(request.flow).expanduser().absolute())
     prefix = names[0].removesuffix("-1")

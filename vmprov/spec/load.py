@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vmprov.documents import Place, Problem, Steps, dotted, examine, refuse, unknown
 from vmprov.errors import SpecError
-from vmprov.spec.compose import Branch, Files, change, flatten, merge
+from vmprov.spec.compose import Branch, Files, change, find, flatten, merge, plain
 from vmprov.spec.file import Entry, LabFile
 from vmprov.spec.lab import LabSpec, NetworkSpec, VMSpec, is_path
 from vmprov.spec.machine import Machine
@@ -22,7 +24,7 @@ from vmprov.spec.secrecy import inline_secrets
 _FILES = (("http_boot", "ca"), ("boot_certificates",), ("seed", "user_data"), ("flow",))
 _OF_THE_LAB = ("host", "driver")
 # What each VM has of its own, and no defaults for.
-_OF_ONE = ("count", "after", "serial_numbers")
+_OF_ONE = ("count", "after", "serial_numbers", "domain")
 
 # The places of what is told already.
 Broken = set[tuple[str, Place]]
@@ -95,9 +97,8 @@ def _lab(
         refuse(problems)
     draft = _draft(tree, problems, put.broken)
     problems += problems_of(draft)
-    if flows is not None or not any(entry.flow for entry in draft.entries.values()):
-        told = put.broken
-        problems += [one for one in _of_machines(draft, flows) if (one.source, one.place) not in told]
+    told = put.broken
+    problems += [one for one in _of_machines(draft, flows) if (one.source, one.place) not in told]
     refuse(problems)
     return _expanded(draft)
 
@@ -127,11 +128,10 @@ def _with_paths(tree: Branch, problems: list[Problem], broken: Broken) -> Branch
             return branch
         if field == ("flow",) and not is_path(name):
             return branch
-        file = branch.file.parent / Path(name).expanduser()
-        if "\0" not in name and file.is_file():
+        file, why = find(branch, name)
+        if not why:
             return replace(branch, content=os.path.normpath(file))
         broken.add((branch.source, branch.place))
-        why = "is no regular file" if "\0" not in name and file.exists() else "does not exist"
         where = ".".join(str(step) for step in path if isinstance(step, str))
         problems.append(replace(branch.problem(f"{where}: the file {name[:200]!r} {why}"), path=path))
         return branch
@@ -159,41 +159,43 @@ def _hinted(tree: Branch, problem: Problem) -> Problem:
 def _draft(tree: Branch, problems: list[Problem], broken: Broken) -> Draft:
     """Each VM over the defaults; those that are not right by themselves are told, and missing in the draft."""
     seen = {(problem.source, problem.place) for problem in problems} | broken
-    entries: dict[str, Entry] = {}
-    whole = flatten(tree)
-    documents = {}
+    draft = Draft(tree, flatten(tree), {}, {}, {})
     defaults = tree.at(("defaults",))
     if defaults is not None and isinstance(defaults.content, dict):
         content = {key: inner for key, inner in defaults.content.items() if key not in (*_OF_THE_LAB, *_OF_ONE)}
         defaults = replace(defaults, content=content)
     for name, branch in _entries(tree).items():
-        if not isinstance(branch.content, dict):
-            continue
-        merged = branch if defaults is None or not isinstance(defaults.content, dict) else merge(defaults, branch)
-        documents[name] = flatten(merged, ("vms", name))
-        entry, found = examine(Entry, documents[name], ("vms", name))
-        if entry is not None:
-            entries[name] = entry
-        for problem in found:
-            if (problem.source, problem.place) not in seen:
-                seen.add((problem.source, problem.place))
-                problems.append(problem)
-    return Draft(tree, whole, documents, entries)
+        if isinstance(branch.content, dict):
+            merged = branch if defaults is None or not isinstance(defaults.content, dict) else merge(defaults, branch)
+            draft.merged[name] = merged
+            draft.values[name] = plain(merged)
+    for name, value in draft.values.items():
+        try:
+            draft.entries[name] = Entry.model_validate(value, context=draft.document)
+        except ValidationError:
+            _, found = examine(Entry, flatten(draft.merged[name], ("vms", name)), ("vms", name))
+            new = [problem for problem in found if (problem.source, problem.place) not in seen]
+            seen |= {(problem.source, problem.place) for problem in new}
+            problems += new
+    return draft
 
 
 def _of_machines(draft: Draft, flows: FlowMachine | None) -> Iterator[Problem]:
     """Flows that do not exist, and what does not go together once their wishes are laid under the machine's."""
+    brought: dict[str, Machine] = {}
+    for name, value in draft.values.items():
+        flow = value.get("flow")
+        if flows is not None and isinstance(flow, str) and flow and flow not in brought:
+            try:
+                brought[flow] = flows(flow)
+            except SpecError as wrong:
+                yield from (draft.problem(name, ("flow",), what) for what in wrong.problems)
     seen: set[tuple[str, Place, str]] = set()
     ours = {name for name, network in draft.networks.items() if network.mode != "existing"}
     for name, entry in draft.entries.items():
-        machine: Machine = entry
-        if entry.flow and flows is not None:
-            try:
-                below = flows(entry.flow)
-            except SpecError as wrong:
-                yield from (draft.problem(name, ("flow",), what) for what in wrong.problems)
-                continue
-            machine = Machine(**_machine(entry)).over(below)
+        if entry.flow and entry.flow not in brought:
+            continue
+        machine = Machine(**_machine(entry)).over(brought[entry.flow]) if entry.flow else entry
         for field, why in machine.conflicts(ours=ours):
             problem = draft.problem(name, (field,), why)
             if (problem.source, problem.place, why) not in seen:

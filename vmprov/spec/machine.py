@@ -48,7 +48,12 @@ def _disk(value: object) -> object:
 
 
 def _path(path: Path) -> Path:
-    return path.expanduser().absolute()
+    if path == Path():
+        raise ValueError("must name a file")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as nobody:
+        raise ValueError(f"{str(path)[:200]!r} is in nobody's home directory") from nobody
 
 
 def _url(url: str) -> str:

@@ -11,6 +11,7 @@ _IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FLOW_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 _STAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_DOMAIN = re.compile(r"[!-.0-~](?:[ -.0-~]{0,126}[!-.0-~])?")
 _SERIAL_NUMBER = re.compile(r"[A-Za-z0-9]{5,20}")
 # What virtio tells a guest of a disk's serial number.
 _LONGEST_DISK_NAME = 20
@@ -58,6 +59,13 @@ def check_network_name(name: str) -> str:
     """The name of a libvirt network, or :class:`ValueError`."""
     if not _NETWORK_NAME.fullmatch(name):
         raise ValueError(f"network name {name[:60]!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def check_domain_name(name: str) -> str:
+    """The name of a domain that somebody made, or :class:`ValueError`."""
+    if not _DOMAIN.fullmatch(name):
+        raise ValueError(f"domain name {name[:60]!r} is not allowed; use at most 128 printable characters but '/'")
     return name
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from vmprov.documents import NOWHERE, Place, Problem, Steps, dotted, kind_at, parse, plain_value, unknown
 from vmprov.errors import SpecError
-from vmprov.spec.compose import Branch, change, merge
+from vmprov.spec.compose import Branch, change, find, merge
 from vmprov.spec.file import VARIABLE
 
 LARGEST_FILE = 64 * 1024
@@ -90,7 +90,8 @@ class Variables:
         if kind == "env" and _ENVIRONMENT_NAME.fullmatch(rest):
             return self.environ.get(rest)
         if kind == "file" and rest:
-            return _content(branch.file.parent / Path(rest).expanduser(), rest)
+            path, why = find(branch, rest)
+            return _refuse(f"the file {rest[:200]!r} {why}") if why else _content(path, rest[:200])
         raise _Unknown(f"'${{{kind}:{rest}}}' is no reference; write ${{name}}, ${{env:NAME}} or ${{file:path}}")
 
     def _variable(self, name: str, chain: tuple[str, ...]) -> str | None:
@@ -136,20 +137,16 @@ def text_of(value: object) -> str:
 
 
 def _content(path: Path, name: str) -> str:
-    if not path.exists():
-        return _refuse(f"{name}: there is no such file")
-    if not path.is_file():
-        return _refuse(f"{name} is no regular file")
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         text = data.decode("utf-8")
     except OSError as failed:
-        return _refuse(f"{name} cannot be read: {failed.strerror}")
+        return _refuse(f"the file {name!r} cannot be read: {failed.strerror}")
     except UnicodeDecodeError:
-        return _refuse(f"{name} is not UTF-8")
+        return _refuse(f"the file {name!r} is not UTF-8")
     if len(data) > LARGEST_FILE:
-        return _refuse(f"{name} is larger than 64KiB")
+        return _refuse(f"the file {name!r} is larger than 64KiB")
     return text.removesuffix("\n").removesuffix("\r")
 
 

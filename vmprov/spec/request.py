@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vmprov.errors import SpecError
-from vmprov.spec.machine import Machine
 from vmprov.spec.names import check_name, check_serial_number
+from vmprov.spec.wishes import Wishes
 
 MOST_VMS = 1000
 # Where an option is not called what its field is.
@@ -22,6 +22,7 @@ _OPTIONS = {
     ("smbios", "manufacturer"): "--manufacturer",
     ("smbios", "product"): "--product",
     ("boot_certificates",): "--boot-certificate",
+    ("labels",): "--label",
 }
 
 
@@ -29,7 +30,7 @@ def _lab_name(name: str) -> str:
     return check_name(name, "lab name")
 
 
-class CreateRequest(Machine):
+class CreateRequest(Wishes):
     """What to make: machines of one shape, and how many, how they are called, and how to go about it.
 
     ``name`` is a prefix where ``count`` is given (``web-1``, ``web-2``), else the one VM's name.
@@ -47,6 +48,12 @@ class CreateRequest(Machine):
     parallel: int = Field(default=0, ge=0, le=MOST_VMS)
     on_failure: Literal["rollback-vm", "keep", "rollback-lab", "stop"] = "rollback-vm"
     keep_on_failure: bool = False
+
+    @model_validator(mode="after")
+    def _check_policy(self) -> CreateRequest:
+        if self.keep_on_failure and self.on_failure not in ("keep", type(self).model_fields["on_failure"].default):
+            raise ValueError(f"--keep-on-failure and --on-failure {self.on_failure} contradict each other")
+        return self
 
     @model_validator(mode="after")
     def _check_serial_numbers(self) -> CreateRequest:
@@ -74,9 +81,9 @@ class CreateRequest(Machine):
         return "keep" if self.keep_on_failure else self.on_failure
 
     @property
-    def machine(self) -> Machine:
-        """The shape of each machine alone."""
-        return Machine(**{name: value for name, value in self.given().items() if name in Machine.model_fields})
+    def wishes(self) -> Wishes:
+        """What is wished for each machine alone."""
+        return Wishes(**{name: value for name, value in self.given().items() if name in Wishes.model_fields})
 
     def refuse_conflicts(self) -> None:
         """Raise :class:`SpecError` if there are wishes that do not go together."""

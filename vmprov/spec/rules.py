@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from pydantic import ValidationError
 
 from vmprov.documents import Document, Problem, Steps, unknown
-from vmprov.spec.compose import Branch
+from vmprov.spec.compose import Branch, flatten
 from vmprov.spec.file import Entry
 from vmprov.spec.lab import MOST_VMS, Network
 from vmprov.spec.machine import NETWORK_MODES
@@ -24,23 +25,24 @@ _NOT_FOR_VMS = 3
 class Draft:
     """A lab file on its way to a lab.
 
-    ``document``: all of it. ``documents``: what ``vms`` holds, over the defaults, by name. ``entries``: the same, as
-    far as it is right by itself.
+    ``tree`` and ``document``: all of it. ``merged``: what ``vms`` holds, over the defaults, by name. ``values``: the
+    same without places. ``entries``: the same, as far as it is right by itself.
     """
 
     tree: Branch
     document: Document
-    documents: Mapping[str, Document]
-    entries: Mapping[str, Entry]
+    merged: dict[str, Branch]
+    values: dict[str, dict[str, Any]]
+    entries: dict[str, Entry]
 
     def count(self, name: str) -> int | None:
         """How many VMs an entry stands for; ``None`` for the one of that name, and where it cannot be told."""
-        count = self.documents[name].value["vms"][name].get("count")
+        count = self.values[name].get("count")
         return count if type(count) is int and 1 <= count <= MOST_VMS else None
 
     def texts(self, name: str, field: str) -> list[tuple[Steps, str]]:
         """The texts in one of an entry's lists, each with its path in the entry; also where something else is wrong."""
-        value = self.documents[name].value["vms"][name].get(field, [])
+        value = self.values[name].get(field, [])
         items = value if isinstance(value, list) else [value]
         return [((field, index), item) for index, item in enumerate(items) if isinstance(item, str)]
 
@@ -50,7 +52,7 @@ class Draft:
             return self.document.problem(("vms", name), what, hint=hint, key=True)
         if path[0] not in self.document.value["vms"][name]:
             return self.document.problem(("defaults", *path), what, hint=hint)
-        return self.documents[name].problem(("vms", name, *path), what, hint=hint)
+        return flatten(self.merged[name], ("vms", name)).problem(("vms", name, *path), what, hint=hint)
 
     def where(self, path: Steps) -> str:
         """The place of a key: ``in line 3``, with the file where it is another one than the lab's own."""
@@ -82,7 +84,7 @@ class Draft:
     def vm_names(self) -> dict[str, list[str]]:
         """What the VMs of each entry are called."""
         found = {}
-        for name in self.documents:
+        for name in self.values:
             count = self.count(name)
             found[name] = [name] if count is None else [f"{name}-{number}" for number in range(1, count + 1)]
         return found
@@ -95,6 +97,7 @@ def problems_of(draft: Draft) -> Iterator[Problem]:
     yield from _networks(draft)
     yield from _subnets(draft)
     yield from _serial_numbers(draft)
+    yield from _domains(draft)
     for name, entry in draft.entries.items():
         yield from _readiness(draft, name, entry)
     for word in ("host", "driver"):
@@ -133,9 +136,9 @@ def _names(draft: Draft) -> Iterator[Problem]:
 def _order(draft: Draft) -> Iterator[Problem]:
     """Names in ``after`` that stand for nothing, and what waits for itself."""
     owner = {vm: name for name, vms in draft.vm_names.items() for vm in vms}
-    owner |= {name: name for name in draft.documents}
+    owner |= {name: name for name in draft.values}
     ways: dict[str, list[tuple[str, Steps]]] = {}
-    for name in draft.documents:
+    for name in draft.values:
         for path, other in draft.texts(name, "after"):
             if other in owner:
                 ways.setdefault(name, []).append((owner[other], path))
@@ -171,7 +174,7 @@ def _networks(draft: Draft) -> Iterator[Problem]:
     wanted: dict[str, int] = {}
     declared = draft.document.value.get("networks") if isinstance(draft.document.value, dict) else None
     known = set(declared) if isinstance(declared, dict) else set()
-    for name in draft.documents:
+    for name in draft.values:
         for path, network in draft.texts(name, "networks"):
             if network in NETWORK_MODES or not re.fullmatch(r"[\w.-]+", network):
                 continue
@@ -205,7 +208,7 @@ def _subnets(draft: Draft) -> Iterator[Problem]:
 
 def _serial_numbers(draft: Draft) -> Iterator[Problem]:
     taken: dict[str, Problem] = {}
-    for name in draft.documents:
+    for name in draft.values:
         numbers, count = draft.texts(name, "serial_numbers"), draft.count(name) or 1
         if numbers and len(numbers) != count and name in draft.entries:
             what = f"{_counted(len(numbers), 'serial number')} for {_counted(count, 'VM')}"
@@ -219,6 +222,20 @@ def _serial_numbers(draft: Draft) -> Iterator[Problem]:
                 yield draft.problem(name, path, what, hint="a serial number is one machine's")
             else:
                 taken[number] = replace(draft.problem(name, path, ""), text=name)
+
+
+def _domains(draft: Draft) -> Iterator[Problem]:
+    """Domains that would be several VMs."""
+    taken: dict[str, str] = {}
+    for name, entry in draft.entries.items():
+        if not entry.domain:
+            continue
+        if entry.count is not None:
+            yield draft.problem(name, ("domain",), "a domain is one VM, and there is a count", hint="remove the count")
+        if entry.domain in taken:
+            what = f"{entry.domain!r} is the domain of '{taken[entry.domain]}' already"
+            yield draft.problem(name, ("domain",), what, hint="a domain is one VM")
+        taken[entry.domain] = name
 
 
 def _readiness(draft: Draft, name: str, entry: Entry) -> Iterator[Problem]:

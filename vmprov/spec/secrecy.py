@@ -16,12 +16,22 @@ _ENVIRONMENT = re.compile(r"\$\{env:([^}:]*)")
 _HINT = "let the flow ask for it (its secrets, from env: or file:), or put it into the file that seed.user_data names"
 
 
+def names_a_secret(key: str) -> bool:
+    """Whether a key is called as secrets are."""
+    return _NAME.search(key.lower()) is not None
+
+
+def holds_a_secret(text: str) -> bool:
+    """Whether a text has a private key in it, or a URL with a password."""
+    return _VALUE.search(text) is not None
+
+
 def inline_secrets(tree: Branch, path: Steps = ()) -> Iterator[Problem]:
     """Secrets that are written down or would be put in; their values are not shown."""
     if isinstance(tree.content, dict):
         names_of_things = path in (("vms",), ("networks",)) or path[-1:] == ("dns",)
         for key, (place, inner) in tree.content.items():
-            if _NAME.search(key.lower()) and not names_of_things:
+            if names_a_secret(key) and not names_of_things:
                 yield _problem(replace(inner, place=place), (*path, key), "this looks like a secret")
             else:
                 yield from inline_secrets(inner, (*path, key))
@@ -29,10 +39,10 @@ def inline_secrets(tree: Branch, path: Steps = ()) -> Iterator[Problem]:
         for index, inner in enumerate(tree.content):
             yield from inline_secrets(inner, (*path, index))
     elif isinstance(tree.content, str):
-        if _VALUE.search(tree.content):
+        if holds_a_secret(tree.content):
             yield _problem(tree, path, "there is a secret in this text")
         for name in _ENVIRONMENT.findall(tree.content):
-            if _NAME.search(name.lower()):
+            if names_a_secret(name):
                 yield _problem(tree, path, f"${{env:{name[:60]}}} looks like a secret")
 
 

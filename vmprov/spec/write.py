@@ -15,6 +15,7 @@ from vmprov.spec.quantities import exact_duration, exact_size
 
 _SIZES = ("memory", "disk", "size")
 _DURATIONS = ("timeout", "ttl")
+_OWN = ("name", "group", "serial_number", "domain")
 _LAST = ("after", "labels", "ready", "protect", "ttl", "seed")
 
 
@@ -31,6 +32,11 @@ def to_yaml(lab: LabSpec) -> str:
     return write(document)
 
 
+def machine_entry(machine: Machine) -> dict[str, Any]:
+    """What was given of a machine, as it stands in a file."""
+    return {name: _plain(value, name) for name, value in machine.given().items()}
+
+
 def _network(network: NetworkSpec) -> dict[str, Any]:
     return {name: _plain(value) for name, value in _said(network).items() if name != "name"}
 
@@ -38,7 +44,8 @@ def _network(network: NetworkSpec) -> dict[str, Any]:
 def _entry(group: str, vms: list[VMSpec]) -> dict[str, Any]:
     first = vms[0]
     entry: dict[str, Any] = {} if first.name == group else {"count": len(vms)}
-    said = {name: value for name, value in _said(first).items() if name not in ("name", "group", "serial_number")}
+    entry |= {"domain": _plain(first.domain)} if first.domain else {}
+    said = {name: value for name, value in _said(first).items() if name not in _OWN}
     entry |= {name: _plain(value, name) for name, value in said.items() if name not in _LAST}
     if first.serial_number:
         numbers = [vm.serial_number for vm in vms]

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -40,6 +41,13 @@ __all__ = [
 
 # Runs of flows that are remembered; the oldest make room.
 _MOST_RUNS = 10_000
+
+
+@lru_cache(maxsize=100_000)
+def _network(text: str) -> IPv4Network:
+    return IPv4Network(text)
+
+
 _VM_COLUMNS = tuple(field.name for field in fields(VMRecord))
 
 
@@ -166,6 +174,15 @@ class Store(Database):
             self.update_vm(name, **columns)
             return True
 
+    def rename_vm(self, name: str, new: str, *, domain: str) -> None:
+        """Give a VM, with all that it owns and holds, another name, and its domain one, too."""
+        with self.transaction():
+            # In between, what belongs to it belongs to nobody.
+            self.rows("PRAGMA defer_foreign_keys = ON")
+            for table in ("owned", "leases"):
+                self.write(f"UPDATE {table} SET vm = ? WHERE vm = ?", new, name)  # noqa: S608 - our own tables
+            self.write("UPDATE vms SET name = ?, domain = ? WHERE name = ?", new, domain, name)
+
     def remove_vm(self, name: str) -> None:
         """Forget a VM and its leases; what it still owns must be disowned first."""
         self.write("DELETE FROM vms WHERE name = ?", name)
@@ -287,6 +304,13 @@ class Store(Database):
         )
         return [Owned(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
 
+    def detail(self, owned_id: int, **detail: str) -> None:
+        """Record more about an object."""
+        with self.transaction():
+            for row in self.rows("SELECT detail FROM owned WHERE id = ?", owned_id):
+                told = json.dumps({**json.loads(row["detail"]), **detail})
+                self.write("UPDATE owned SET detail = ? WHERE id = ?", told, owned_id)
+
     def disown(self, owned_id: int) -> None:
         """Forget an object that is gone."""
         self.write("DELETE FROM owned WHERE id = ?", owned_id)
@@ -304,6 +328,11 @@ class Store(Database):
             host, kind, lab, vm,
         )  # fmt: skip
         return [str(row["value"]) for row in rows]
+
+    def holders(self, *, host: str, kind: str) -> dict[str, str]:
+        """Values of that kind handed out on that host, and the VMs that hold them."""
+        rows = self.rows("SELECT value, IFNULL(vm, '') AS vm FROM leases WHERE host = ? AND kind = ?", host, kind)
+        return {str(row["value"]): str(row["vm"]) for row in rows}
 
     def lease(self, *, host: str, kind: str, lab: str, vm: str = "", candidates: Iterable[str]) -> str | None:
         """Hand out the first candidate that nobody holds; ``None`` when all are taken."""
@@ -324,10 +353,10 @@ class Store(Database):
     ) -> IPv4Network | None:
         """Hand out the first of the candidates, which are asked for knowing what is handed out already."""
         with self.transaction():
-            used = {IPv4Network(value) for value in self.leased(host=host, kind="subnet")}
+            used = {_network(value) for value in self.leased(host=host, kind="subnet")}
             chosen = next(iter(candidates(used)), None)
             if chosen is not None:
-                self.lease(host=host, kind="subnet", lab=lab, vm=vm, candidates=[str(chosen)])
+                self.write("INSERT INTO leases VALUES (?, 'subnet', ?, ?, ?)", host, str(chosen), lab, vm or None)
             return chosen
 
     def release(self, *, host: str, kind: str, value: str) -> None:

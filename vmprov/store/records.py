@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmprov.spec.lab import Wishes
+    from vmprov.spec.wishes import Wishes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Nic:
 class VMRecord:
     """A VM that we own. ``memory`` and ``disk`` in bytes, ``seconds`` from the request to its verdict.
 
-    ``spec``: the :class:`vmprov.spec.lab.Wishes` as they were wanted, as JSON; empty for one of an older vmprov.
+    ``spec``: the :class:`vmprov.spec.wishes.Wishes` as they were wanted, as JSON; empty for one of an older vmprov.
     ``nics``: all of them; the columns ``network``, ``bridge``, ``mac`` and ``address`` are those of the first.
     ``expires``: in seconds since the epoch; 0: never. ``adopted``: its domain is somebody else's, and is left alone.
     """
@@ -76,7 +76,7 @@ class VMRecord:
     def machine(self) -> Wishes:
         """What was wanted; of a VM of an older vmprov, what the columns say."""
         # pydantic is slow to import, and listing VMs does not need it.
-        from vmprov.spec.lab import Wishes
+        from vmprov.spec.wishes import Wishes
 
         if self.spec:
             return Wishes.model_validate_json(self.spec)

@@ -1,0 +1,73 @@
+"""The lab's own controls: what it knows, which faults are on, starting afresh.
+
+The proxy lets only ``GET /lab/state`` through; the rest is for whoever is inside the container.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from .faults import BadFault, Faults, parse
+from .inventory import Refused, state_document
+from .service import Service
+
+# The certificate in use is a link to one of the directories beside it.
+_ACTIVE = "active"
+_GOOD = "good"
+
+
+class Order(BaseModel):
+    """A fault as it is asked for."""
+
+    fault: str
+    serial: str = ""
+
+
+def routes(service: Service) -> APIRouter:
+    """``/lab/...``."""
+    router = APIRouter(prefix="/lab")
+    inventory = service.inventory
+    choose_certificate(service.tls, inventory.faults)
+
+    def changed() -> dict[str, Any]:
+        inventory.save()
+        choose_certificate(service.tls, inventory.faults)
+        return state_document(inventory)
+
+    @router.get("/state")
+    async def state() -> dict[str, Any]:
+        return state_document(inventory)
+
+    @router.post("/fault")
+    async def fault(order: Order) -> dict[str, Any]:
+        """Switch a fault on; ``none`` switches all off, or those of one serial number."""
+        if order.fault == "none":
+            inventory.faults.clear(order.serial)
+        else:
+            try:
+                inventory.faults.add(parse(order.fault, order.serial))
+            except BadFault as problem:
+                raise Refused(400, str(problem)) from problem
+        return changed()
+
+    @router.post("/reset")
+    async def reset() -> dict[str, Any]:
+        """Forget all hosts, providers and faults."""
+        inventory.reset()
+        return changed()
+
+    return router
+
+
+def choose_certificate(tls: Path, faults: Faults) -> None:
+    """Have the proxy show the certificate that the faults ask for, from its next connection on."""
+    fault = faults.find("bad-certificate")
+    wanted = fault.argument if fault else _GOOD
+    new = tls / f"{_ACTIVE}.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(wanted)
+    new.replace(tls / _ACTIVE)
