@@ -66,6 +66,8 @@ class Scenario:
     name: str
     before: Callable[[Vmprov, Any], None]
     do: Callable[[Vmprov, Any], None]
+    # Whether the data disk of the machine db, which is there before, must be there whatever is killed.
+    keeps_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,20 @@ def _delete(vmprov: Vmprov, world: World) -> None:
         raise AssertionError("delete left machines")
 
 
+def _rebuild(vmprov: Vmprov, world: World) -> None:
+    see_well(vmprov.rebuild(["db", "web-1"]).vms)
+
+
+def _stopped(vmprov: Vmprov, world: World) -> None:
+    _apply("  db: {disks: [{name: data, size: 1GiB}]}\n")(vmprov, world)
+    if failures := vmprov.stop(["db"], force=True):
+        raise AssertionError(failures[0].why)
+
+
+def _rename(vmprov: Vmprov, world: World) -> None:
+    vmprov.rename("db", "renamed")
+
+
 PLAIN = "  web: {count: 2}\n  db: {disks: [{name: data, size: 1GiB}]}\n"
 ALTERED = (
     "  web: {count: 1, memory: 160MiB}\n"
@@ -198,8 +214,10 @@ SCENARIOS = (
     _create("per-vm"),
     _create("shared"),
     Scenario("apply (new)", _nothing, _apply(PLAIN)),
-    Scenario("apply (changes)", _apply(PLAIN), _apply(ALTERED)),
-    Scenario("apply (replaces)", _apply(PLAIN), _apply(REPLACED)),
+    Scenario("apply (changes)", _apply(PLAIN), _apply(ALTERED), keeps_data=True),
+    Scenario("apply (replaces)", _apply(PLAIN), _apply(REPLACED), keeps_data=True),
+    Scenario("rebuild", _apply(PLAIN), _rebuild, keeps_data=True),
+    Scenario("rename", _stopped, _rename, keeps_data=True),
     Scenario("delete", _apply(PLAIN), _delete),
 )
 ONLY_SIMULATED = (_create("per-vm", disks=("2GiB",), tpm=True, firmware="uefi", consoles=2),)
@@ -449,6 +467,9 @@ def settle(world: World, scenario: Scenario, foreign: dict[str, str]) -> dict[st
         problems += [f"gc: {one.kind} {one.name}: {one.problem}" for one in result.leftovers if one.state == "failed"]
         problems += [f"gc skipped {one.name}: {one.why}" for one in result.skipped]
         look("after gc")
+        disks = [volume.name for volume in hypervisor.volumes("default") if volume.name.endswith("-db.data.img")]
+        if scenario.keeps_data and not disks:
+            problems.append("after gc: the data disk of db is lost")
         again = facade.gc()
         problems += [f"second gc: {one.state} {one.kind} {one.name}" for one in again.leftovers]
         try:

@@ -33,6 +33,7 @@ _CUT_SHORT = {
     "deleting": "it was being removed, and nobody is at work on it",
     "broken": "it could not be removed fully",
 }
+_EMPTY = "no machine of it is left"
 _ANEW = "it was being made anew, and whoever did that was killed; its data disks are there"
 
 
@@ -124,12 +125,18 @@ class Collector:
         for name, new in renamed.items():
             why = f"it was being renamed to {new}, and whoever did that was killed; it gets that name"
             self._told("vm", name, lab.host, why, "", state="found" if self.dry_run else "kept")
-        if self.dry_run or not (doomed or empty or renamed):
+        if self.dry_run:
             for name, why in doomed.items():
                 self._told("vm", name, lab.host, why, "", state="found")
             if empty:
-                self._told("lab", lab.name, lab.host, "no machine of it is left", "", state="found")
-            return
+                self._told("lab", lab.name, lab.host, _EMPTY, "", state="found")
+        elif doomed or empty or renamed:
+            left = self._work(ctx, lab, turn, doomed)
+            if empty or left:
+                self._told("lab", lab.name, lab.host, _EMPTY, left)
+
+    def _work(self, ctx: Context, lab: LabRecord, turn: Turn, doomed: dict[str, str]) -> str:
+        """Remove VMs, and their lab with the last of them; returns what is left of that."""
         with at_work(ctx, lab.name, "gc", turn) as operation:
             ctx.host.up(ctx.events)
             work = Work(ctx, operation, lab.name, parallel=_VMS)
@@ -143,8 +150,7 @@ class Collector:
             for outcome in work.do():
                 problem = "" if outcome.state == "removed" else outcome.why or outcome.state
                 self._told("vm", outcome.vm.name, lab.host, doomed[outcome.vm.name], problem)
-        if empty or work.left:
-            self._told("lab", lab.name, lab.host, "no machine of it is left", work.left)
+        return work.left
 
     def _keep(self, vm: VMRecord) -> None:
         """A VM that was being made anew has data to lose; it is only said to have failed."""
