@@ -198,7 +198,7 @@ def _files(host: Host, store: Store) -> Iterator[Find]:
             yield Find(
                 Leftover(kind="file", name=str(path), host=host.name, why=f"its domain, {name}, is gone"),
                 still=partial(gone, name),
-                remove=partial(remove_path, path),
+                remove=partial(host.discard, path),
             )
 
 

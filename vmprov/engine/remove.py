@@ -48,6 +48,11 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     _remove_files(ctx, vm)
+    if not vm.adopted:
+        with suppress(VmprovError, OSError):  # logs do no harm
+            for path, domain in ctx.host.remains(vm.domain):
+                if domain == vm.domain:
+                    ctx.host.discard(path)
     remove_unheld(ctx.home.lock(f"watch-{vm.name}"))
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")

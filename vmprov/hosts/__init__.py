@@ -115,6 +115,10 @@ class Host(Protocol):
         """
         ...
 
+    def discard(self, path: Path) -> None:
+        """Remove one of the files or directories that :meth:`remains` told of; gone is success."""
+        ...
+
     def close(self) -> None:
         """Give back connections; the machines run on."""
         ...

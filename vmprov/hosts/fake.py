@@ -74,6 +74,9 @@ class FakeHost:
         """None."""
         return None
 
+    def discard(self, path: Path) -> None:
+        """Do nothing: there are no files."""
+
     def remains(self, prefix: str) -> list[tuple[Path, str]]:  # noqa: ARG002 - there are no files
         """None."""
         return []

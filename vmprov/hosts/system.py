@@ -47,6 +47,9 @@ class SystemHost(LocalHost):
         """Where distributions have it, for the system's libvirt; often only root may read it."""
         return _QEMU_LOGS / f"{domain}.log" if urlsplit(self.name).path == "/system" else None
 
+    def discard(self, path: Path) -> None:
+        """Do nothing: its files are not ours."""
+
     def remains(self, prefix: str) -> list[tuple[Path, str]]:  # noqa: ARG002 - its files are not ours
         """None."""
         return []
