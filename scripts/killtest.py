@@ -437,7 +437,7 @@ def _left_over_on_embedded(facade: Vmprov, uuids: set[str], networks: set[str]) 
     facade.engine.exec(
         f"vmprov-host-{installation}", ["ls", "/sys/class/net"], on_line=lines.append, deadline=Deadline(30)
     )
-    bridges = {nic.bridge for vm in facade.store.vms() for nic in vm.nics}
+    bridges = {one.bridge for one in facade.host().hypervisor().networks() if one.name in networks}
     left += [f"bridge {line}" for line in lines if line.startswith(f"vp{installation}") and line not in bridges]
     # vagrant goes on in its container when whoever asked for it is killed.
     lines.clear()

@@ -26,7 +26,8 @@ class LabFiles(Collection):
         """
         from vmprov.engine.apply import plan_lab, wanted
 
-        plan = plan_lab(self.context(lab.host, lab.driver), wanted(lab))
+        ctx = self.context(lab.host, lab.driver)
+        plan = plan_lab(ctx, wanted(ctx, lab))
         return plan.only(_chosen(lab, plan, targets)) if targets else plan
 
     def apply(
@@ -49,9 +50,9 @@ class LabFiles(Collection):
         from vmprov.engine.outcome import exit_code
         from vmprov.engine.steps import OnFailure
 
-        whole = wanted(lab)
         self.expire()
         ctx = self.context(lab.host, lab.driver)
+        whole = wanted(ctx, lab)
         ctx.host.up(self.events)
         with at_work(ctx, lab.lab, "apply") as operation:
             plan = plan_lab(ctx, whole)

@@ -23,6 +23,7 @@ from vmprov.waiting import Cancel
 
 if TYPE_CHECKING:
     from vmprov.day0.client import Orchestrator
+    from vmprov.day0.lab import Practice
     from vmprov.engine.context import Context
     from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
@@ -137,7 +138,17 @@ class Workspace:
             runner=self.runner,
             events=self.events,
             cancel=self.cancel,
+            practice=self._practice,
         )
+
+    def _practice(self) -> Practice | None:
+        """The Day-0 lab, if there is one."""
+        from vmprov.day0.lab import Day0Lab
+
+        try:
+            return Day0Lab(self.home, self.store.installation, self.engine).status()
+        except NotFound:
+            return None
 
     # VMs
 

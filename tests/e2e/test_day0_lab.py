@@ -1,4 +1,4 @@
-"""The Day-0 lab with real guests: onboarded over real TLS to the login prompt of an OS on their disk, and not, as told."""
+"""The Day-0 lab with real guests: onboarded over real TLS to the login prompt of an OS on their disk; and faults."""
 
 from __future__ import annotations
 

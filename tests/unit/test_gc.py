@@ -531,3 +531,24 @@ def test_the_file_with_the_installations_id_is_made_again(home: Home) -> None:
     again.close()
 
     assert home.installation.read_text().strip() == store.installation == again.installation
+
+
+def test_a_rename_that_somebody_was_killed_over_is_finished(vmprov: Vmprov) -> None:
+    vmprov.create(wanted(count=1, lab="trial"))
+    vmprov.stop(["vm-1"], force=True)
+    vmprov.store.lease(host="", kind="new name", lab="trial", vm="vm-1", candidates=["edge"])
+    vmprov.home.vm("vm-1").rename(vmprov.home.vm("edge"))
+
+    result = vmprov.gc()
+
+    assert [(one.kind, one.name, one.state) for one in result.leftovers] == [("vm", "vm-1", "kept")]
+    assert [(vm.name, vm.state) for vm in vmprov.vms()] == [("edge", "stopped")]
+    assert vmprov.home.console_log("edge", 0).exists()
+    assert vmprov.gc().leftovers == []
+
+
+def test_a_protected_machine_that_was_never_finished_goes(vmprov: Vmprov) -> None:
+    vmprov.create(wanted(count=1))
+    vmprov.store.update_vm("vm-1", state="creating", protected=1)
+
+    assert removed(vmprov.gc()) == [("vm", "vm-1")]

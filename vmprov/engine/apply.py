@@ -10,7 +10,9 @@ from pydantic import SecretStr
 from vmprov.engine.admit import admit, check_domain
 from vmprov.engine.context import Context
 from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.nics import made_for
 from vmprov.engine.observe import observe
+from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import Action, Change, Plan, make_plan
 from vmprov.engine.records import check_place, flows_of, record, record_again, suited
@@ -26,21 +28,30 @@ from vmprov.store import Operation, VMRecord
 
 @dataclass(frozen=True)
 class Wanted:
-    """A lab as it is wanted, with what flows bring laid under its machines; ``flows`` by name or file."""
+    """A lab as it is wanted, with what flows and orchestrators bring laid under its machines; these by flow."""
 
     lab: LabSpec
     flows: Mapping[str, Flow]
+    orchestrations: Mapping[str, Orchestration]
 
 
-def wanted(lab: LabSpec) -> Wanted:
+def wanted(ctx: Context, lab: LabSpec) -> Wanted:
     """The lab with what its flows bring; :class:`SpecError` with everything that does not go together then."""
     flows = flows_of(lab.vms)
     vms = tuple(suited(vm, flows.get(vm.flow)) for vm in lab.vms)
+    orchestrations = {
+        vm.flow: found
+        for vm in {vm.flow: vm for vm in vms if vm.flow}.values()
+        if (found := find_orchestration(ctx, vm, flows[vm.flow])) is not None
+    }
+    vms = tuple(
+        vm.model_copy(update=orchestrations[vm.flow].fitted(vm)) if vm.flow in orchestrations else vm for vm in vms
+    )
     ours = {network.name for network in lab.networks}
     problems = [f"{vm.name}: {field}: {why}" for vm in vms for field, why in vm.conflicts(ours=ours)]
     if problems:
         raise SpecError("; ".join(problems), problems=problems)
-    return Wanted(lab.model_copy(update={"vms": vms}), flows)
+    return Wanted(lab.model_copy(update={"vms": vms}), flows, orchestrations)
 
 
 def plan_lab(ctx: Context, lab: Wanted) -> Plan:
@@ -95,16 +106,21 @@ def apply_plan(
     made = [change for change in plan.changes if change.action in (Action.CREATE, Action.REPLACE)]
     if made:
         ctx.driver.check(events=ctx.events, cancel=ctx.cancel)
-    secrets = _secrets(lab, made, ask)
+    flows = {by_name[change.name].flow for change in made}
+    orchestrations = {
+        name: one.unlocked(lab.flows[name], ask) for name, one in lab.orchestrations.items() if name in flows
+    }
+    secrets = _secrets(lab, orchestrations, made, ask)
     memory = room(ctx)
     largest = max((vm.memory for vm in lab.lab.vms), default=0)
+    networks = made_for(lab.lab)
     with ctx.store.transaction():
         new = [by_name[change.name] for change in made if change.action is Action.CREATE]
         if new:
-            record(ctx, plan.lab, new)
+            record(ctx, plan.lab, new, networks=networks)
         for change in made:
             if change.action is Action.REPLACE:
-                record_again(ctx, by_name[change.name])
+                record_again(ctx, by_name[change.name], networks=networks)
         adopted = [
             admit(ctx, by_name[change.name].domain, lab=plan.lab, name=change.name, wishes=by_name[change.name])
             for change in plan.changes
@@ -114,6 +130,7 @@ def apply_plan(
     work = Work(
         ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel or boots_at_once(ctx, largest),
         memory=memory, flows={name: lab.flows.get(vm.flow) for name, vm in by_name.items()}, secrets=secrets,
+        orchestrations={name: orchestrations.get(vm.flow) for name, vm in by_name.items()},
     )  # fmt: skip
     for change in _ordered(plan, lab):
         after = lab.lab.waits_for(by_name[change.name]) if change.name in by_name else ()
@@ -131,9 +148,16 @@ def apply_plan(
     return [outcomes[change.name] for change in plan.changes]
 
 
-def _secrets(lab: Wanted, made: list[Change], ask: Callable[[str], str] | None) -> dict[str, Mapping[str, SecretStr]]:
+def _secrets(
+    lab: Wanted,
+    orchestrations: Mapping[str, Orchestration],
+    made: list[Change],
+    ask: Callable[[str], str] | None,
+) -> dict[str, Mapping[str, SecretStr]]:
     """What flows type for VMs that are made; a person is asked once for each flow's."""
-    sources = {name: Secrets(flow, ask=ask) for name, flow in lab.flows.items()}
+    sources = {
+        name: Secrets(flow, ask=ask, environ=environ_of(orchestrations.get(name))) for name, flow in lab.flows.items()
+    }
     flows = {vm.name: vm.flow for vm in lab.lab.vms}
     return {change.name: sources[flows[change.name]].of(change.name) for change in made if flows[change.name]}
 

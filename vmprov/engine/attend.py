@@ -7,6 +7,7 @@ from collections.abc import Callable
 from vmprov.engine.at_work import is_at_work
 from vmprov.engine.context import Context
 from vmprov.engine.history import remember
+from vmprov.engine.orchestration import environ_of, found_again
 from vmprov.engine.ready import judge
 from vmprov.engine.secrets import Secrets
 from vmprov.engine.watch import begun
@@ -44,7 +45,9 @@ def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[st
             raise Failed("it was never powered on", hint=f"run: vmprov delete {vm.name}")
         ctx.cancel.sleep(_INTERVAL)
     flow, beginning = before
-    judged = judge(ctx, vm, image, flow, beginning, Secrets(flow, ask=ask).of(vm.name))
+    judged = judge(
+        ctx, vm, image, flow, beginning, Secrets(flow, ask=ask, environ=environ_of(found_again(ctx, vm))).of(vm.name)
+    )
     if not is_at_work(ctx, vm.lab):
         state = "ready" if judged.verdict.kind == "success" else "failed"
         remember(ctx, vm, judged, state=state, seconds=round(judged.verdict.at, 1))

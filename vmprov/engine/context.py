@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from vmprov.day0.lab import Practice
 from vmprov.drivers import Driver
 from vmprov.events import Events, StageChanged
 from vmprov.hosts import Host
@@ -18,7 +20,7 @@ from vmprov.waiting import Cancel
 
 @dataclass(frozen=True)
 class Context:
-    """One operation on one host with one driver."""
+    """One operation on one host with one driver; ``practice``: the Day-0 lab, if there is one."""
 
     home: Home
     settings: Settings
@@ -29,6 +31,7 @@ class Context:
     runner: Runner
     events: Events
     cancel: Cancel
+    practice: Callable[[], Practice | None] = lambda: None
 
     @property
     def hypervisor(self) -> Hypervisor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from vmprov.capacity import memory_left, sensible_parallelism
 from vmprov.engine.at_work import at_work, lab_turn
 from vmprov.engine.context import Context
+from vmprov.engine.orchestration import environ_of, find_orchestration
 from vmprov.engine.outcome import Outcome, blamed
 from vmprov.engine.records import flows_of, record_request, suited
 from vmprov.engine.secrets import Secrets
@@ -30,11 +31,16 @@ def create(
     """
     flow = flows_of([request]).get(request.flow)
     request = suited(request, flow)
+    orchestration = find_orchestration(ctx, request, flow)
+    if orchestration is not None:
+        request = request.model_copy(update=orchestration.fitted(request))
     request.refuse_conflicts()
     ctx.host.up(ctx.events)
     ctx.driver.check(events=ctx.events, cancel=ctx.cancel)
     parallel = request.parallel or boots_at_once(ctx, request.memory)
-    secrets = Secrets(flow, ask=ask) if flow else None
+    if orchestration is not None and flow is not None:
+        orchestration = orchestration.unlocked(flow, ask)
+    secrets = Secrets(flow, ask=ask, environ=environ_of(orchestration)) if flow else None
     if secrets is not None:
         for name in request.vm_names({vm.name for vm in ctx.store.vms()}):
             secrets.of(name)
@@ -44,7 +50,7 @@ def create(
         vms = record_request(ctx, request.model_copy(update={"lab": lab}))
         work = Work(
             ctx, operation, lab, on_failure=OnFailure(request.policy), parallel=parallel, memory=memory,
-            flows={vm.name: flow for vm in vms},
+            flows={vm.name: flow for vm in vms}, orchestrations={vm.name: orchestration for vm in vms},
             secrets={vm.name: secrets.of(vm.name) for vm in vms} if secrets else {},
         )  # fmt: skip
         for vm in vms:

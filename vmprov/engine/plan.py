@@ -221,6 +221,8 @@ _COSTS = {
     "flow": _Cost.NONE,
     "timeout": _Cost.NONE,
     "ready": _Cost.NONE,
+    # Where it boots from counts while it has nothing on its disk: when it is made, or made anew.
+    "http_boot": _Cost.NONE,
     "ttl": _Cost.NONE,
 }
 # Of these, the record's own columns know better: they can be changed by commands.

@@ -6,7 +6,7 @@ Whatever the proof, the consoles are watched: a known failure line ends the wait
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -72,9 +72,12 @@ def judge(
     flow: Flow,
     beginning: Beginning,
     secrets: Mapping[str, SecretStr],
+    *,
+    told: Callable[[], str] | None = None,
 ) -> Judged:
     """Watch a VM that was powered on until there is a verdict.
 
+    ``told``: why it failed, if somebody else than its consoles says that it did: its orchestrator.
     Never raises for what happens to the VM; an interruption is the verdict ``cancelled``.
     """
     if beginning.proof == "none":
@@ -91,7 +94,7 @@ def judge(
         lag=LAG if ctx.settings.keeper else 0.0,
     )
     try:
-        return _Judge(ctx, vm, image, watch, beginning).run()
+        return _Judge(ctx, vm, image, watch, beginning, told).run()
     finally:
         watch.close()
 
@@ -112,7 +115,16 @@ def failure_of(judged: Judged) -> VmprovError:
 
 
 class _Judge:
-    def __init__(self, ctx: Context, vm: VMRecord, image: Image | None, watch: Watch, beginning: Beginning) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        vm: VMRecord,
+        image: Image | None,
+        watch: Watch,
+        beginning: Beginning,
+        told: Callable[[], str] | None,
+    ) -> None:
+        self._told = told
         self._ctx = ctx
         self._vm = vm
         self._watch = watch
@@ -145,6 +157,8 @@ class _Judge:
                 return verdict
             if self._login and self._login.answered:
                 return Verdict("success", stage="ssh", at=self._watch.seconds)
+            if self._told is not None and (why := self._told()):
+                raise _Told(f"its orchestrator says: {why}")
             if self._state_check.expired:
                 self._check_alive()
             self._ctx.cancel.sleep(INTERVAL)
@@ -181,6 +195,10 @@ class _Judge:
         return known[0] if known else ""
 
 
+class _Told(Failed):
+    """The orchestrator gave up on it."""
+
+
 class _Stopped(Failed):
     """The machine is off."""
 
@@ -191,6 +209,8 @@ def _class(problem: VmprovError) -> str:
         return ""
     if isinstance(problem, _Stopped):
         return "stopped"
+    if isinstance(problem, _Told):
+        return "provisioning-failed"
     return "libvirt" if isinstance(problem, LibvirtFailed) else "console"
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
-from vmprov.engine import adoption, base_volume
+from vmprov.engine import adoption, base_volume, orchestration
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
@@ -147,4 +147,5 @@ _REMOVERS: dict[str, Callable[[Context, Owned], None]] = {
     "network": _remove_network,
     adoption.KIND: adoption.release,
     base_volume.KIND: base_volume.release,
+    orchestration.KIND: orchestration.withdraw,
 }

@@ -21,6 +21,7 @@ from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition
 from vmprov.engine.history import remember
+from vmprov.engine.orchestration import Inventory, Orchestration, enrol
 from vmprov.engine.outcome import Outcome, failure_class, save_logs, verdict_kind
 from vmprov.engine.plan import Change
 from vmprov.engine.prepare import prepare_lab, prepare_vm
@@ -45,7 +46,8 @@ class Work:
     """Steps on the VMs of one lab are asked for; then :meth:`do` does them, and returns how it went.
 
     ``parallel``: so many VMs boot at once. ``memory``: bytes that the host has for VMs that are powered on now.
-    ``flows``: VM -> the flow that it has to pass; ``secrets``: VM -> what the flow types.
+    ``flows``: VM -> the flow that it has to pass; ``secrets``: VM -> what the flow types; ``orchestrations``: VM -> the
+    orchestrator that it is onboarded to.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Work:
         memory: int | None = None,
         flows: Mapping[str, Flow | None] | None = None,
         secrets: Mapping[str, Mapping[str, SecretStr]] | None = None,
+        orchestrations: Mapping[str, Orchestration | None] | None = None,
     ) -> None:
         self._ctx = ctx
         # Undoing goes on although the user asked to stop.
@@ -70,6 +73,8 @@ class Work:
         self._capacity = {BOOT: parallel} | ({} if memory is None else {MEMORY: memory})
         self._flows = flows or {}
         self._secrets = secrets or {}
+        self._orchestrations = orchestrations or {}
+        self._inventory: Inventory | None = None
         self._started = time.monotonic()
         self._steps: list[Step] = []
         self._made: list[str] = []
@@ -105,6 +110,10 @@ class Work:
         memory = {} if anew else {MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM}
         needs = [first, f"{shared}/share"]
         needs = [self._of(vm, "prepare", "make its networks, disks and seed", self._prepare, needs=needs, brief=True)]
+        if self._orchestrations.get(vm.name) is not None:
+            needs += [
+                self._of(vm, "enrol", "make it known to its orchestrator", self._enrol, needs=[first], brief=True)
+            ]
         self._of(
             vm, "power on", "make its domain, and power it on", together=self._power_on,
             needs=[*needs, *self._ends(after)], takes={BOOT: 1, **memory},
@@ -194,7 +203,11 @@ class Work:
             capacity=self._capacity,
             on_failure=self._on_failure,
         )
-        run.run()
+        try:
+            run.run()
+        finally:
+            if self._inventory is not None:
+                self._inventory.close()
         self.left = self._remove_empty_lab()
         return [self._outcomes.get(name) or self._succeeded(name) for name in self._records]
 
@@ -223,6 +236,13 @@ class Work:
         order = prepare_vm(self._ctx, self._ctx.store.vm(name))
         with self._lock:
             self._orders[name] = order
+
+    def _enrol(self, name: str) -> None:
+        orchestration, flow = self._orchestrations[name], self._flows[name]
+        assert orchestration is not None and flow is not None
+        enrol(self._ctx, self._ctx.store.vm(name), flow, orchestration)
+        with self._lock:
+            self._inventory = self._inventory or Inventory(self._ctx, orchestration)
 
     def _power_on(self, keys: Sequence[str]) -> Mapping[str, VmprovError]:
         """One run of the driver for all whose turn it is."""
@@ -254,7 +274,9 @@ class Work:
         vm = ctx.store.vm(name)
         flow, _ = proof_of(vm, self._flows.get(name) if name in self._made else None)
         image = ctx.images.get(vm.image) if vm.image else None
-        judged = judge(ctx, vm, image, flow, beginning, self._secrets.get(name, {}))
+        inventory = self._inventory if self._orchestrations.get(name) is not None else None
+        told = partial(inventory.failure, vm.serial_number) if inventory is not None else None
+        judged = judge(ctx, vm, image, flow, beginning, self._secrets.get(name, {}), told=told)
         if judged.verdict.kind != "success":
             raise NotReady(judged)
         keep_definition(ctx, vm)

@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import re2
 from pydantic import (
@@ -291,6 +291,8 @@ class Flow(_Model):
     ``recover``, ``fail``, ``ignore`` -- as in a stage, but at all times. ``secrets`` -- by name, what ``send`` may
     refer to.
     ``machine`` -- what machines are like that are made for this flow, where their request says nothing else.
+    ``onboarding`` -- machines boot from an edge orchestrator, and are onboarded to it: with credentials that are typed,
+    or registered by their serial numbers before they are powered on.
     """
 
     flow: Annotated[str, AfterValidator(check_flow_name)]
@@ -302,6 +304,7 @@ class Flow(_Model):
     boots: Annotated[int, Strict(), Field(ge=2, le=100)] = 4
     secrets: dict[Name, Secret] = Field(default_factory=dict)
     machine: Annotated[Machine, PlainSerializer(machine_entry, when_used="json")] | None = None
+    onboarding: Literal["interactive", "non-interactive"] | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1), LIST]
     recover: Annotated[tuple[Recovery, ...], LIST] = ()
     fail: Annotated[tuple[Failure, ...], LIST] = ()
