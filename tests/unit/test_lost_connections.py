@@ -72,7 +72,7 @@ def test_a_connection_lost_while_deleting_is_told_and_the_same_again_finishes(
 ) -> None:
     vmprov.apply(lab())
     outage = Outage(fake)
-    outage.begin_at(vmprov, "removed")
+    outage.begin_at(vmprov, "removing")
 
     first = vmprov.delete(["trial"])
     outage.lasts = False
