@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": ("lab", "Say what would make a lab as its file wants it."),
     "apply": ("lab", "Make a lab as its file wants it."),
     "status": ("lab", "Say how machines differ from what is recorded of them."),
+    "gc": ("gc", "Remove what was left behind, or make lost records again."),
     "list": ("look", "List machines."),
     "show": ("look", "Show a machine or a lab, or where its time went."),
     "logs": ("logs", "Show serial console logs."),

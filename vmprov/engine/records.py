@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
@@ -177,7 +176,7 @@ def _record_vm(
         domain="", uuid=str(uuid.uuid4()), image=spec.image, login=image.login if image else "none", network="",
         bridge="", address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
         consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
-        protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
+        protected=spec.protect, expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
     domain = addressing.domain_name(installation, spec.name, vm_id if met else 0)
     owner = addressing.owner_of(installation, domain)
@@ -209,12 +208,12 @@ def record_again(ctx: Context, spec: VMSpec, *, networks: Container[str] = ()) -
             nic = replace(nic, mac=addressing.mac_address(installation, vm.id, place))
         nics.append(nic)
     ctx.store.update_vm(
-        vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
+        vm.name, state="rebuilding", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
         disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
-        expires=time.time() + spec.ttl if spec.ttl else vm.expires,
+        expires=ctx.store.expiry(spec.ttl) or vm.expires,
     )  # fmt: skip
 
 

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from ipaddress import IPv4Network
+from typing import Any
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
 from vmprov.events import Changed, Forgotten, Recorded, Renamed
-from vmprov.store.database import Database, Row, is_conflict
+from vmprov.store.clock import follow_clock
+from vmprov.store.database import Database, Row, is_conflict, known_identity, set_aside
 from vmprov.store.journal import Entry, Operation, Past, past_operations
+from vmprov.store.notes import go_on_after, note_of, read_note, restore
 from vmprov.store.records import LabRecord, Nic, Owned, Run, VMRecord
 
 __all__ = [
@@ -30,8 +33,11 @@ __all__ = [
     "Run",
     "Store",
     "VMRecord",
+    "known_identity",
     "labels_column",
     "nics_column",
+    "read_note",
+    "set_aside",
 ]
 
 # Runs of flows that are remembered; the oldest make room.
@@ -234,11 +240,54 @@ class Store(Database):
             for row in rows
         ]  # fmt: skip
 
+    # times of expiry
+
+    def expired(self) -> list[VMRecord]:
+        """VMs whose time is up, and that are not protected."""
+        follow_clock(self)
+        now = time.time()
+        return [vm for vm in self.vms() if 0 < vm.expires <= now and not vm.protected]
+
+    def expiry(self, ttl: float | None) -> float:
+        """When a VM expires that lives for so many seconds from now; 0: never."""
+        follow_clock(self)
+        return time.time() + ttl if ttl else 0.0
+
+    # what is noted elsewhere
+
+    def note(self, name: str) -> str:
+        """A VM's records as a text that :func:`read_note` reads; raises :class:`NotFound`."""
+        vm = self.vm(name)
+        lab = self.lab(vm.lab)
+        assert lab is not None
+        return note_of(self, vm, lab)
+
+    def restore_vm(self, noted: Mapping[str, Any]) -> None:
+        """Record a VM again from what :func:`read_note` read. Raises :class:`NameTaken` if that contradicts a record.
+
+        Numbers of VMs go on after its own.
+        """
+        try:
+            restore(self, noted)
+        except HostNotReady as problem:
+            if is_conflict(problem):
+                raise NameTaken(f"there is another VM called {noted['vm']['name']!r}, or of its number") from problem
+            raise
+
+    def go_on_after(self, number: int) -> None:
+        """Let the numbers of new VMs, from which addresses and serial numbers are made, go on after this one."""
+        go_on_after(self, number)
+
     # the journal
 
     def operation(self, command: str, lab: str) -> Operation:
         """What a command does to a lab, to be written down: a context manager that notes its beginning and its end."""
         return Operation(self, command, lab)
+
+    def cut_short(self, lab: str) -> bool:
+        """Whether the last operation on a lab never came to its end; whoever asks works on the lab alone."""
+        last = self.rows("SELECT ended FROM operations WHERE lab = ? ORDER BY id DESC LIMIT 1", lab)
+        return bool(last) and last[0]["ended"] is None
 
     def operations(self, lab: str | None = None, *, most: int = 50) -> list[Past]:
         """The newest operations, newest first, with their steps."""
