@@ -16,16 +16,17 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from vmprov.containers import recipes
-from vmprov.containers.engine import ContainerSpec, Engine, Mount
+from vmprov.containers.engine import LOCK_LABEL, ContainerSpec, Engine, Mount
 from vmprov.errors import CommandFailed, Failed, ImageBroken, NameTaken, NotFound, SpecError
 from vmprov.events import Events, Progress
+from vmprov.locks import Turn
 from vmprov.paths import Home
 from vmprov.spec.names import check_image_name
 from vmprov.waiting import Cancel, Deadline
@@ -67,9 +68,11 @@ class Image:
 class Images:
     """The images of one state directory."""
 
-    def __init__(self, home: Home, engine: Engine) -> None:
+    def __init__(self, home: Home, engine: Engine, installation: Callable[[], str] = lambda: "") -> None:
+        """``installation``: asked for the id that containers are to be labelled with."""
         self._home = home
         self._engine = engine
+        self._installation = installation
 
     def all(self) -> list[Image]:
         """Every image, by name."""
@@ -204,7 +207,11 @@ class Images:
         spec = ContainerSpec(
             name=f"vmprov-builder-{uuid.uuid4().hex[:8]}",
             image=image,
-            labels={"vmprov.role": "builder"},
+            labels={
+                "vmprov.installation": self._installation(),
+                "vmprov.role": "builder",
+                LOCK_LABEL: staging_lock(self._home, staging).stem,
+            },
             command=command,
             mounts=[Mount(staging, "/staging")],
             env={"OWNER": f"{os.getuid()}:{os.getgid()}"},
@@ -224,11 +231,14 @@ class Images:
     def _staging(self) -> Iterator[Path]:
         """A directory beside the images that becomes one, or disappears."""
         staging = self._home.root / "images" / f".new-{uuid.uuid4().hex[:12]}"
+        turn = Turn(staging_lock(self._home, staging))
+        turn.take()
         staging.mkdir(parents=True, mode=0o700)
         try:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            turn.remove()
 
     def _finish(self, staging: Path, name: str, *, login: str, user: str, source: str, replace: bool) -> Image:
         disk = staging / "disk.qcow2"
@@ -251,6 +261,11 @@ class Images:
         except OSError as problem:
             raise NameTaken(f"an image called {name!r} was made meanwhile") from problem
         return image
+
+
+def staging_lock(home: Home, staging: Path) -> Path:
+    """The lock that is held while an image is made in that directory."""
+    return home.lock(f"image{staging.name.removeprefix('.new')}")
 
 
 def _check_name(name: str) -> None:

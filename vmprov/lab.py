@@ -74,6 +74,7 @@ class Vmprov(Upkeep, LabFiles):
         from vmprov.engine.create import create
         from vmprov.engine.outcome import exit_code
 
+        self.expire()
         lab, outcomes = create(self.context(host, request.driver), request, ask=self.ask)
         views = [self.outcome_view(outcome) for outcome in outcomes]
         return CreateResult(lab=lab, vms=views, exit_code=exit_code(outcomes))
@@ -262,6 +263,7 @@ class Vmprov(Upkeep, LabFiles):
         """
         from vmprov.engine.delete import delete
 
+        self.expire()
         vms = self.store.vms() if everything else self.select_known(targets)[0]
         whole = {lab.name for lab in self.store.labs() if everything or lab.name in targets}
         labs = [lab for lab in self.store.labs() if lab.name in whole | {vm.lab for vm in vms}]
@@ -293,6 +295,8 @@ class Vmprov(Upkeep, LabFiles):
         """Power VMs on, and wait until they are ready unless told not to."""
         from vmprov.engine import power
 
+        self.expire()
+
         def action(vm: VMRecord) -> None:
             ctx = self.context(vm.host, vm.driver)
             ctx.host.up(self.events)
@@ -314,6 +318,8 @@ class Vmprov(Upkeep, LabFiles):
     ) -> list[Failure]:
         """Stop and start VMs, and wait until they are ready unless told not to."""
         from vmprov.engine import power
+
+        self.expire()
 
         def action(vm: VMRecord) -> None:
             ctx = self.context(vm.host, vm.driver)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vmprov.collection import Collection
 from vmprov.errors import Failed, Interrupted, NotFound
 from vmprov.views import ApplyResult, Drift
-from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
     from vmprov.engine.context import Context
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vmprov.spec.lab import LabSpec
 
 
-class LabFiles(Workspace):
+class LabFiles(Collection):
     """What :class:`vmprov.lab.Vmprov` can do with labs that are described in files."""
 
     def plan(self, lab: LabSpec, *, targets: Sequence[str] = ()) -> Plan:
@@ -50,6 +50,7 @@ class LabFiles(Workspace):
         from vmprov.engine.outcome import exit_code
         from vmprov.engine.steps import OnFailure
 
+        self.expire()
         ctx = self.context(lab.host, lab.driver)
         whole = wanted(ctx, lab)
         ctx.host.up(self.events)

@@ -33,6 +33,29 @@ def exclusive(path: Path, deadline: Deadline, what: str, *, cancel: Cancel | Non
         turn.close()
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file."""
+    if not path.exists():
+        return False
+    turn = Turn(path)
+    try:
+        return not turn.take()
+    finally:
+        turn.close()
+
+
+def remove_unheld(path: Path) -> bool:
+    """Remove a lock file that nobody holds; ``False`` if somebody does. One that is gone is fine."""
+    if not path.exists():
+        return True
+    turn = Turn(path)
+    if not turn.take():
+        turn.close()
+        return False
+    turn.remove()
+    return True
+
+
 class Turn:
     """A lock that several ask for again and again, and one has until it closes it or dies."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,20 @@ class Boot:
 
     url: str = ""
     dns: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """All of it as a text, by which two can be compared.
+
+        >>> Boot.from_json(Boot("http://a/b", {"c.test": "10.0.0.1"}).to_json())
+        Boot(url='http://a/b', dns={'c.test': '10.0.0.1'})
+        """
+        return json.dumps([self.url, self.hosts()])
+
+    @classmethod
+    def from_json(cls, text: str) -> Boot:
+        """What :meth:`to_json` wrote; nothing is told by an empty text."""
+        url, hosts = json.loads(text or '["", {}]')
+        return cls(url, {name: address for address, names in hosts.items() for name in names})
 
     def options(self) -> list[str]:
         """What dnsmasq is told (dnsmasq(8)): firmware says which kind it is, and takes a URL only from its own kind.
@@ -105,7 +120,8 @@ def adopted_xml(original: str, boot: Boot, installation: str) -> str:
     """
     network = ET.fromstring(original)
     metadata = _child(network, "metadata")
-    metadata.append(ET.Element(f"{{{METADATA_URI}}}adopted", installation=installation))
+    note = ET.Element(f"{{{METADATA_URI}}}adopted", installation=installation, told=boot.to_json())
+    metadata.append(note)
     options = _child(network, f"{{{_DNSMASQ}}}options")
     options.extend(ET.Element(f"{{{_DNSMASQ}}}option", value=value) for value in boot.options())
     for address, names in boot.hosts().items():
@@ -113,6 +129,12 @@ def adopted_xml(original: str, boot: Boot, installation: str) -> str:
         for name in names:
             ET.SubElement(host, "hostname").text = name
     return ET.tostring(network, encoding="unicode")
+
+
+def told_by_adopter(definition: str) -> Boot:
+    """What was added to a network, as its note says."""
+    note = ET.fromstring(definition).find(f"metadata/{{{METADATA_URI}}}adopted")
+    return Boot.from_json("" if note is None else note.get("told", ""))
 
 
 def adopter(definition: str) -> str:

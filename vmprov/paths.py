@@ -45,6 +45,11 @@ class Home:
         """The SQLite file (beside it, while in use, ``-wal`` and ``-shm``)."""
         return self.root / "vmprov.db"
 
+    @property
+    def installation(self) -> Path:
+        """The installation's id, which marks what is ours; kept apart, so that it outlives the database."""
+        return self.root / "installation"
+
     def lock(self, name: str) -> Path:
         """The lock file for one shared thing."""
         return self.root / "locks" / f"{name}.lock"

@@ -177,8 +177,16 @@ class Upkeep(Workspace):
                 action(vm)
             except VmprovError as problem:
                 failures.append(Failure(vm.name, str(problem)))
+            else:
+                self._note(vm)
         self._remind(vms)
         return failures
+
+    def _note(self, vm: VMRecord) -> None:
+        """Note it in the VM's domain, too, if its host is up: records can be lost."""
+        from vmprov.engine.annotate import annotate
+
+        annotate(self.context(vm.host, vm.driver), vm.name)
 
     def _remind(self, vms: Sequence[VMRecord]) -> None:
         """Say so where a lab's file says something else now than was done to its VMs."""

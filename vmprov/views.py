@@ -205,6 +205,62 @@ class DeleteResult:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """Something of ours that nothing needs (any more), and ``why`` that is known.
+
+    ``kind``: vm, lab, domain, network, adopted network, volume, container, directory, file, or lock. ``host`` is empty
+    for what lies in the state directory. ``state``: found, removed, kept (it has data to lose), or failed; then
+    ``problem`` says why.
+    """
+
+    kind: str
+    name: str
+    host: str
+    why: str
+    state: str = "found"
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class GcResult:
+    """What ``gc`` found and did; ``skipped``: labs, VMs and hosts that were left alone, and why."""
+
+    leftovers: Sequence[Leftover]
+    skipped: Sequence[Failure] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was to be removed is gone."""
+        return not any(one.state == "failed" for one in self.leftovers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {
+            "ok": self.ok,
+            "leftovers": [asdict(one) for one in self.leftovers],
+            "skipped": [asdict(one) for one in self.skipped],
+        }
+
+
+@dataclass(frozen=True)
+class RebuildResult:
+    """What ``gc --rebuild`` recorded again: names of VMs and labs; ``untold``: what could not be told, and why.
+
+    ``database``: what became of the one that was there - sound, missing, or damaged; ``aside``: where that is now.
+    """
+
+    database: str
+    aside: str
+    labs: Sequence[str]
+    vms: Sequence[str]
+    untold: Sequence[Failure]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class HostView:
     """A host as it is now; sizes in bytes, 0 where it does not answer. ``uri`` is what other libvirt clients need."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from vmprov.containers.engine import Engine
 from vmprov.errors import NotFound, SpecError
-from vmprov.events import Events, Listener
+from vmprov.events import Events, Listener, Note
 from vmprov.hosts import Host, open_host
 from vmprov.paths import Home
 from vmprov.runner import LocalRunner, Runner
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vmprov.engine.context import Context
     from vmprov.engine.outcome import Outcome
     from vmprov.images import Images
+
+
+_LOST = "the database is lost, and this is a new one; make the records anew from what hosts know: vmprov gc --rebuild"
 
 
 class Workspace:
@@ -75,8 +78,17 @@ class Workspace:
         with self._lock:
             if self._store is None:
                 self.home.create()
-                self._store = Store(self.home.database)
+                self._store = Store(self.home.database, events=self.events)
+                if self._store.anew:
+                    self.events.emit(Note(text=_LOST))
             return self._store
+
+    def _forget_store(self) -> None:
+        """Close the database, so that it is opened anew at its next use."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
     @property
     def images(self) -> Images:
@@ -86,7 +98,7 @@ class Workspace:
         with self._lock:
             if self._images is None:
                 self.home.create()
-                self._images = Images(self.home, self.engine)
+                self._images = Images(self.home, self.engine, lambda: self.store.installation)
             return self._images
 
     def host(self, uri: str = "") -> Host:

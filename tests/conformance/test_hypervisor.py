@@ -21,8 +21,9 @@ import pytest
 from vmprov.errors import Failed, HostNotReady, LibvirtFailed, NameTaken, VmprovError
 from vmprov.firmware import STORE_SIZE, choose_loader, variable_store
 from vmprov.hypervisor import Domain, DomainState, Hypervisor, Mark, Network, Volume, foreign
-from vmprov.hypervisor.definitions import mark_element
+from vmprov.hypervisor.definitions import find_note, mark_element
 from vmprov.hypervisor.fake import FakeHypervisor
+from vmprov.hypervisor.hardware import with_cpus
 from vmprov.waiting import Deadline, wait_until
 
 POOL = "default"
@@ -211,6 +212,33 @@ def test_the_definition_can_be_read_back(hypervisor: Hypervisor, own: Names) -> 
     hypervisor.define_domain(domain_xml(own("a")))
 
     assert ET.fromstring(hypervisor.domain_xml(own("a"))).findtext("name") == own("a")
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_note_stays_with_a_domain_beside_its_mark(hypervisor: Hypervisor, own: Names, running: bool) -> None:
+    defined = hypervisor.define_domain(domain_xml(own("a")))
+    assert find_note(ET.fromstring(hypervisor.domain_definition(own("a")))) == ""
+    if running:
+        hypervisor.start_domain(own("a"))
+
+    hypervisor.annotate_domain(own("a"), "first")
+    hypervisor.annotate_domain(own("a"), '{"who": "<Jörg & \'Söhne\'>"}')
+
+    for told in (hypervisor.domain_definition(own("a")), hypervisor.domain_xml(own("a"))):
+        assert find_note(ET.fromstring(told)) == '{"who": "<Jörg & \'Söhne\'>"}'
+    assert hypervisor.domain(own("a")).mark == defined.mark == MARK
+
+
+def test_a_note_outlives_a_power_cycle_and_a_changed_definition(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.define_domain(domain_xml(own("a")))
+    hypervisor.start_domain(own("a"))
+    hypervisor.annotate_domain(own("a"), "kept")
+
+    hypervisor.power_off_domain(own("a"))
+    hypervisor.define_domain(with_cpus(hypervisor.domain_definition(own("a")), 2))
+    hypervisor.start_domain(own("a"))
+
+    assert find_note(ET.fromstring(hypervisor.domain_xml(own("a")))) == "kept"
 
 
 def test_redefining_a_domain_under_its_uuid_changes_it(hypervisor: Hypervisor, own: Names) -> None:

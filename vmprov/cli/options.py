@@ -12,6 +12,7 @@ import click
 
 from vmprov.cli import Session
 from vmprov.errors import NotFound, SpecError
+from vmprov.events import Event, Note
 from vmprov.lab import Vmprov
 from vmprov.spec.quantities import format_size, parse_duration
 from vmprov.views import Failure, VMView
@@ -66,9 +67,14 @@ def agrees(question: str) -> bool:
 
 @contextmanager
 def opened(session: Session, *listeners: Listener) -> Iterator[Vmprov]:
-    """The state directory, with this run's cancel token."""
-    with Vmprov(listeners=listeners, cancel=session.cancel) as vmprov:
+    """The state directory, with this run's cancel token; without listeners, notes are printed on stderr."""
+    with Vmprov(listeners=[*(listeners or (_print_note,)), *session.listeners], cancel=session.cancel) as vmprov:
         yield vmprov
+
+
+def _print_note(event: Event) -> None:
+    if isinstance(event, Note):
+        click.echo(f"vmprov: {event.text}", err=True)
 
 
 def print_json(document: Any) -> None:
@@ -76,12 +82,12 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
     """Print columns as wide as their contents; plain text, so that it can be cut and grepped."""
     widths = [max(len(column), *(len(row[place]) for row in rows)) for place, column in enumerate(columns)]
     for row in (columns, *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.secho(line, bold=row is columns and sys.stdout.isatty())
+        click.secho(line, bold=row is columns and sys.stdout.isatty(), err=err)
 
 
 def print_object(document: Mapping[str, Any], *, as_json: bool, sizes: Sequence[str] = ()) -> None:

@@ -25,6 +25,8 @@ _LEAVE_PID = 'echo "$$" >"$0" && exec "$@"'
 _SIGNAL_PID = 'kill -s "$1" "$(cat "$0")"'
 _GRACE = 15.0
 
+# Names the lock that is held while somebody needs a container of this label.
+LOCK_LABEL = "vmprov.lock"
 OnLine = Callable[[str], None]
 
 

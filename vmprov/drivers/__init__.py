@@ -128,6 +128,10 @@ class Driver(Protocol):
         """Remove the domain and all that this driver keeps about it. Gone is success; volumes stay."""
         ...
 
+    def halt(self, lab: str) -> None:
+        """End what a :meth:`create` that was killed may still be doing; whoever calls works on the lab alone."""
+        ...
+
 
 NAMES = ("vagrant", "fake")
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from vmprov.drivers import BaseImage
@@ -93,7 +94,13 @@ def _metadata(virtual_size: int) -> bytes:
 
 
 def _remove_orphans(boxes: Path, keep: Path) -> None:
-    """Remove our boxes whose disk nobody else has any more: they only take up space."""
+    for box in orphaned_boxes(boxes):
+        if box != keep:
+            shutil.rmtree(box.parent, ignore_errors=True)
+
+
+def orphaned_boxes(boxes: Path) -> Iterator[Path]:
+    """Our boxes whose disk nobody else has any more: they only take up space."""
     for metadata in boxes.glob("*/*/libvirt/metadata.json"):
         box = metadata.parent
         try:
@@ -103,8 +110,8 @@ def _remove_orphans(boxes: Path, keep: Path) -> None:
         except (OSError, ValueError, AttributeError):
             # Another process removes it at this moment, or it is not ours.
             continue
-        if box != keep and ours and orphaned:
-            shutil.rmtree(box.parent, ignore_errors=True)
+        if ours and orphaned:
+            yield box
 
 
 def write_box(image: BaseImage, path: Path) -> None:

@@ -65,6 +65,9 @@ class FakeDriver:
             hypervisor.start_domain(order.domain)
             undo.pop_all()
 
+    def halt(self, lab: str) -> None:
+        """Do nothing: what works for this driver, dies with its process."""
+
     def destroy(self, *, lab: str, vm: str, domain: str) -> None:  # noqa: ARG002 - nothing is kept per lab or VM
         """Remove the domain."""
         self._host.hypervisor().remove_domain(domain)

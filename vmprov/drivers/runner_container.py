@@ -29,6 +29,23 @@ _LOCK_LIMIT = 1800.0
 _READY = "/tmp/vmprov-ready"
 _COMMAND = ("sh", "-c", 'touch "$0" && exec sleep infinity', _READY)
 _PLACE = "vmprov.place"
+# Kills whatever has its working directory there, until nothing has; the exit code says whether anything had.
+_KILL_ALL = """
+found=0
+while :; do
+    more=
+    for process in /proc/[0-9]*; do
+        case $(readlink "$process/cwd") in
+            "$1" | "$1 (deleted)" | "$1"/*) kill -KILL "${process#/proc/}" && more=yes ;;
+        esac
+    done 2>/dev/null
+    [ -n "$more" ] || exit "$found"
+    found=3
+    sleep 0.05
+done
+"""
+_KILLED = 3
+_KILL_LIMIT = 30.0
 
 
 class RunnerContainer:
@@ -90,6 +107,20 @@ class RunnerContainer:
             self.name, argv, on_line=on_line, deadline=deadline, cancel=cancel,
             user=self.user, workdir=str(workdir), env=env,
         )  # fmt: skip
+
+    def kill_all(self, workdir: Path) -> bool:
+        """Kill everything that works in a directory; says whether there was anything."""
+        try:
+            if self._engine.status(self.name) != "running":
+                return False
+            argv = ["sh", "-c", _KILL_ALL, "sh", str(workdir)]
+            code = self._engine.exec(
+                self.name, argv, on_line=lambda _line: None, deadline=Deadline(_KILL_LIMIT), user="root", workdir="/"
+            )
+        except HostNotReady:
+            # Without Docker, nothing runs in its containers.
+            return False
+        return code == _KILLED
 
     def _is_usable(self, place: str) -> bool:
         found = self._engine.find(self.labels)

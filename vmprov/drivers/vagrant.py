@@ -38,6 +38,8 @@ _PLUGIN = "vagrantfiles/vmprov.rb"
 _LOCK_LIMIT = 60.0
 # A start goes on inside libvirt when the vagrant that asked for it is gone.
 _START_GRACE = 10.0
+# So long may libvirt take for the last call of a vagrant that was killed.
+_SETTLING = 1.0
 _MIB = 1024**2
 _DRIVERS = {"kvm": "kvm", "tcg": "qemu"}
 _CPU_MODES = {"kvm": "host-passthrough", "tcg": "maximum"}
@@ -93,6 +95,12 @@ class VagrantDriver:
             for name in (Path(_VAGRANTFILE).stem, Path(_PLUGIN).name):
                 (directory / name).unlink(missing_ok=True)
             shutil.rmtree(directory / ".vagrant", ignore_errors=True)
+
+    def halt(self, lab: str) -> None:
+        """Kill what runs in the runner container for the lab: it goes on without the process that asked for it."""
+        if self._runner.kill_all(self._home.lab(lab)):
+            # What libvirt was asked for, it does to the end.
+            Cancel().sleep(_SETTLING)
 
     # files
 

@@ -6,7 +6,6 @@ adoption; whoever removes the last one restores the network. One lock per host a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from pathlib import Path
 from vmprov.engine.context import Context
 from vmprov.errors import Failed, InUse
 from vmprov.events import Note
-from vmprov.locks import exclusive
-from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition
+from vmprov.hypervisor import Hypervisor
+from vmprov.locks import exclusive, remove_unheld
+from vmprov.networks import Boot, adopted_xml, adopter, given_back_xml, same_definition, told_by_adopter
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Deadline
 
@@ -26,14 +26,17 @@ _LIMIT = 300.0
 
 @contextmanager
 def _locked(ctx: Context, network: str) -> Iterator[None]:
-    lock = ctx.home.lock(f"{ctx.host.slug}-network-{network}")
-    with exclusive(lock, Deadline(_LIMIT), f"network {network}", cancel=ctx.cancel):
+    with exclusive(_lock(ctx, network), Deadline(_LIMIT), f"network {network}", cancel=ctx.cancel):
         yield
+
+
+def _lock(ctx: Context, network: str) -> Path:
+    return ctx.home.lock(f"{ctx.host.slug}-network-{network}")
 
 
 def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
     """Add boot options to a network, or join those who did; raises :class:`InUse` while machines run on it."""
-    told = json.dumps([boot.url, boot.hosts()])
+    told = boot.to_json()
     file = ctx.home.adopted(ctx.host.slug, network)
     with _locked(ctx, network):
         current = ctx.hypervisor.network_definition(network)
@@ -45,9 +48,9 @@ def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
             )
         if adopter(current) not in ("", ctx.store.installation):
             raise InUse(f"network {network} is adopted by another vmprov (installation {adopter(current)})")
+        ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind=KIND, name=network, told=told)
         if not others:
             _write(file, current)
-        ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind=KIND, name=network, told=told)
         if not adopter(current):
             original = file.read_text()
             wanted = adopted_xml(original, boot, ctx.store.installation)
@@ -62,10 +65,28 @@ def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
 def release(ctx: Context, owned: Owned) -> None:
     """Forget that a VM needs the options, and restore the network if no other does."""
     with _locked(ctx, owned.name):
-        if not [other for other in _records(ctx, owned.name) if other.id != owned.id]:
+        others = [other for other in _records(ctx, owned.name) if other.id != owned.id]
+        if not others:
             _restore(ctx, owned)
             ctx.home.adopted(ctx.host.slug, owned.name).unlink(missing_ok=True)
         ctx.store.disown(owned.id)
+    if not others:
+        remove_unheld(_lock(ctx, owned.name))
+
+
+def restore_abandoned(hypervisor: Hypervisor, file: Path, network: str) -> bool:
+    """Restore a network that is adopted for nobody (any more); ``False`` if that shows at its next start only."""
+    current = hypervisor.network_definition(network)
+    original = file.read_text() if file.exists() else ""
+    done = hypervisor.redefine_network(_without(current, original, told_by_adopter(current)))
+    file.unlink(missing_ok=True)
+    return done
+
+
+def _without(current: str, original: str, boot: Boot) -> str:
+    """The definition as it was. What somebody else changed meanwhile stays; only what we added goes."""
+    without = given_back_xml(current, boot)
+    return original if original and same_definition(without, original) else without
 
 
 def _restore(ctx: Context, owned: Owned) -> None:
@@ -80,12 +101,8 @@ def _restore(ctx: Context, owned: Owned) -> None:
         if original and not active:
             ctx.hypervisor.redefine_network(current)
         return
-    url, hosts = json.loads(owned.detail["told"])
-    boot = Boot(url, {name: address for address, names in hosts.items() for name in names})
-    without = given_back_xml(current, boot)
-    # What somebody else changed meanwhile stays; only what we added goes.
-    restored = original if original and same_definition(without, original) else without
-    if not ctx.hypervisor.redefine_network(restored):
+    boot = Boot.from_json(owned.detail["told"])
+    if not ctx.hypervisor.redefine_network(_without(current, original, boot)):
         why = "machines of others run on it; it forgets its boot options when it starts the next time"
         ctx.events.emit(Note(text=f"network {owned.name} is restored, but {why}"))
 

@@ -6,6 +6,7 @@ import time
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
 from vmprov.engine.nics import connect, make_shared_networks
@@ -59,6 +60,7 @@ class Alteration:
             connect(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()
+        annotate(ctx, vm.name)
         if self._was_running and not change.reboot:
             return None
         off = not self._was_running and not any(reason.field == "state" for reason in change.reasons)
@@ -77,6 +79,7 @@ class Alteration:
             protected=vm.protected, expires=vm.expires, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow,
             judgement=vm.judgement,
         )  # fmt: skip
+        annotate(ctx, vm.name)
         if self._was_running:
             ctx.hypervisor.start_domain(vm.domain)
         if self._grown:
@@ -92,6 +95,7 @@ class Alteration:
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
                     ctx.store.disown(owned.id)
+        annotate(ctx, vm.name)
 
     def _power_off(self) -> None:
         try:

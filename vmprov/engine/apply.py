@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from vmprov.engine.admit import admit, check_domain
 from vmprov.engine.context import Context
 from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.nics import made_for
 from vmprov.engine.observe import observe
 from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration
 from vmprov.engine.outcome import Outcome
@@ -112,13 +113,14 @@ def apply_plan(
     secrets = _secrets(lab, orchestrations, made, ask)
     memory = room(ctx)
     largest = max((vm.memory for vm in lab.lab.vms), default=0)
+    networks = made_for(lab.lab)
     with ctx.store.transaction():
         new = [by_name[change.name] for change in made if change.action is Action.CREATE]
         if new:
-            record(ctx, plan.lab, new)
+            record(ctx, plan.lab, new, networks=networks)
         for change in made:
             if change.action is Action.REPLACE:
-                record_again(ctx, by_name[change.name])
+                record_again(ctx, by_name[change.name], networks=networks)
         adopted = [
             admit(ctx, by_name[change.name].domain, lab=plan.lab, name=change.name, wishes=by_name[change.name])
             for change in plan.changes

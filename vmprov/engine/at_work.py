@@ -46,9 +46,13 @@ def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> I
     try:
         _wait(ctx, lab, turn)
         turn.tell(json.dumps({"pid": os.getpid(), "command": command}))
+        if ctx.store.cut_short(lab):
+            ctx.driver.halt(lab)
         with ctx.store.operation(command, lab) as operation:
             finish_renames(ctx, operation, lab)
             yield operation
+        if ctx.store.lab(lab) is None:
+            turn.remove()
     finally:
         turn.close()
 
@@ -58,14 +62,15 @@ def _wait(ctx: Context, lab: str, turn: Turn) -> None:
         wait_until(turn.take, Deadline(_PATIENCE), f"turn to work on lab {lab}", cancel=ctx.cancel, interval=0.02)
         return
     except WaitTimeout:
-        who = _holder(turn)
+        who = holder(turn)
         ctx.events.emit(Note(text=f"waiting until {who} is done with lab {lab}"))
     wait_until(
         turn.take, Deadline(_LIMIT), f"turn to work on lab {lab}", cancel=ctx.cancel, hint=f"{who} is at work on it"
     )
 
 
-def _holder(turn: Turn) -> str:
+def holder(turn: Turn) -> str:
+    """Who has a lab's lock, or had it last, in words."""
     try:
         told = json.loads(turn.told())
         return f"vmprov {told['command']} (pid {told['pid']})"

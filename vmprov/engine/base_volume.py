@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vmprov.drivers import BaseImage
 from vmprov.drivers.box import base_volume_name
 from vmprov.engine.context import Context
 from vmprov.images import Image, Images
-from vmprov.locks import exclusive
+from vmprov.locks import exclusive, remove_unheld
 from vmprov.store import Owned
 from vmprov.waiting import Deadline
 
@@ -23,9 +24,12 @@ _LIMIT = 1800.0
 
 @contextmanager
 def _locked(ctx: Context, volume: str) -> Iterator[None]:
-    lock = ctx.home.lock(f"{ctx.host.slug}-{volume}")
-    with exclusive(lock, Deadline(_LIMIT), f"the base volume {volume}", cancel=ctx.cancel):
+    with exclusive(_lock(ctx, volume), Deadline(_LIMIT), f"the base volume {volume}", cancel=ctx.cancel):
         yield
+
+
+def _lock(ctx: Context, volume: str) -> Path:
+    return ctx.home.lock(f"{ctx.host.slug}-{volume}")
 
 
 def base_image(images: Images, image: Image, installation: str) -> BaseImage:
@@ -43,6 +47,11 @@ def base_image(images: Images, image: Image, installation: str) -> BaseImage:
         disk=images.disk(image.name),
         virtual_size=image.virtual_size,
     )
+
+
+def is_one(volume: str, installation: str) -> bool:
+    """Whether a volume has the name of an image's disk of that installation."""
+    return volume.startswith(base_volume_name(f"vmprov-{installation}/", "").partition("_")[0])
 
 
 def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
@@ -73,3 +82,5 @@ def release(ctx: Context, owned: Owned) -> None:
         if not others:
             ctx.hypervisor.remove_volume(owned.detail["pool"], owned.name)
         ctx.store.disown(owned.id)
+    if not others:
+        remove_unheld(_lock(ctx, owned.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.ready import Judged
 from vmprov.store import Run, VMRecord
@@ -22,6 +23,7 @@ def remember(ctx: Context, vm: VMRecord, judged: Judged, *, state: str, seconds:
         judgement=json.dumps(verdict.to_json()),
         seconds=seconds,
     )
+    annotate(ctx, vm.name)
     if judged.timeline:
         stages = tuple((stay.stage, stay.start, stay.seconds or 0.0, stay.outcome) for stay in judged.timeline)
         ctx.store.add_run(

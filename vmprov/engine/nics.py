@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
+from itertools import islice
 
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
@@ -14,6 +14,7 @@ from vmprov.engine.context import Context
 from vmprov.errors import Failed, NameTaken
 from vmprov.hypervisor import Mark, Network, foreign
 from vmprov.networks import BRIDGE, Boot, NetworkPlan, Reservation
+from vmprov.spec.lab import LabSpec, NetworkSpec
 from vmprov.spec.machine import HttpBoot, Machine
 from vmprov.store import Nic, VMRecord
 
@@ -24,12 +25,33 @@ _SUBNET_TRIES = 8
 def make_shared_networks(ctx: Context, vms: Sequence[VMRecord]) -> None:
     """Make those networks that VMs share with their lab, unless they are there; the lab's lock must be held."""
     made: set[tuple[str, bool]] = set()
+    declared = declared_networks(ctx, vms[0].lab) if vms else {}
     for vm in vms:
-        for place, mode in enumerate(vm.machine.networks):
+        for place, wanted in enumerate(vm.machine.networks):
             network = vm.nics[place].network, place == 0
-            if mode in ("shared", "isolated") and network not in made:
-                made.add(network)
-                _shared_network(ctx, vm, place, mode)
+            if network in made:
+                continue
+            made.add(network)
+            if wanted in ("shared", "isolated"):
+                _shared_network(ctx, vm, place, wanted)
+            elif wanted in declared:
+                mode = "isolated" if declared[wanted].mode == "isolated" else "shared"
+                _shared_network(ctx, vm, place, mode, subnet=declared[wanted].subnet, kind=f"n{place}n")
+
+
+def declared_networks(ctx: Context, lab: str) -> dict[str, NetworkSpec]:
+    """The networks that a lab's file declares and that are made for it, by name."""
+    record = ctx.store.lab(lab)
+    if record is None or not record.spec:
+        return {}
+    from vmprov.spec.load import parse_lab
+
+    return made_for(parse_lab(record.spec, f"lab {lab}", environ={}))
+
+
+def made_for(lab: LabSpec) -> dict[str, NetworkSpec]:
+    """The networks that are made for a lab, by name."""
+    return {network.name: network for network in lab.networks if network.mode != "existing"}
 
 
 def connect(ctx: Context, vm: VMRecord) -> None:
@@ -68,7 +90,9 @@ def _own_network(ctx: Context, vm: VMRecord, place: int) -> None:
     ctx.store.update_nic(vm.name, place, bridge=bridge, address=address)
 
 
-def _shared_network(ctx: Context, vm: VMRecord, place: int, mode: str) -> None:
+def _shared_network(
+    ctx: Context, vm: VMRecord, place: int, mode: str, *, subnet: IPv4Network | None = None, kind: str = ""
+) -> None:
     nic = vm.nics[place]
     existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
     mark = Mark(installation=ctx.store.installation, lab=vm.lab)
@@ -76,8 +100,8 @@ def _shared_network(ctx: Context, vm: VMRecord, place: int, mode: str) -> None:
         _check_alike(ctx, vm, nic.network, first=place == 0)
         _see_active(ctx, existing)
         return
-    bridge = addressing.bridge_name(ctx.store.installation, "l" if mode == "shared" else "i", vm.id)
-    _create_network(ctx, nic, bridge, mode, mark, vm.machine, first=place == 0, prefix=SHARED_PREFIX)
+    bridge = addressing.bridge_name(ctx.store.installation, kind or ("l" if mode == "shared" else "i"), vm.id)
+    _create_network(ctx, nic, bridge, mode, mark, vm.machine, first=place == 0, prefix=SHARED_PREFIX, subnet=subnet)
 
 
 def _see_active(ctx: Context, network: Network) -> None:
@@ -121,9 +145,13 @@ def _create_network(
     *,
     first: bool,
     prefix: int,
+    subnet: IPv4Network | None = None,
     reserve_for: str = "",
 ) -> Subnet:
-    """Lease a subnet that nobody uses and make a network of it; other candidates are tried when one is taken."""
+    """Lease a subnet that nobody uses and make a network of it; other candidates are tried when one is taken.
+
+    ``subnet``: the one that it has to be.
+    """
     host, store = ctx.host.name, ctx.store
     existing = {network.name: network for network in ctx.hypervisor.networks()}
     if nic.network in existing:
@@ -136,27 +164,12 @@ def _create_network(
     told = _told(machine, first=first)
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=nic.network, told=told)
     refusal: NameTaken | None = None
-    # What was handed out for a network that is lost is used again, so that addresses stay.
-    held = store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm)
-    again = deque(known for value in held if not any((known := IPv4Network(value)).overlaps(one) for one in taken))
-    for _ in range(_SUBNET_TRIES):
+    for leased in islice(_leases(ctx, mark, prefix, subnet, taken), _SUBNET_TRIES):
         ctx.cancel.check()
-        leased = (
-            again.popleft()
-            if again
-            else store.lease_subnet(
-                host=host,
-                lab=mark.lab,
-                vm=mark.vm,
-                candidates=lambda used: free_subnets(ctx.settings.subnets, prefix, taken | used),
-            )
-        )
-        if leased is None:
-            break
-        subnet = Subnet(leased)
-        reservations = [Reservation(nic.mac, reserve_for, str(subnet.first))] if reserve_for else []
+        chosen = Subnet(leased)
+        reservations = [Reservation(nic.mac, reserve_for, str(chosen.first))] if reserve_for else []
         boot = boot_of(machine.http_boot if first else None)
-        plan = NetworkPlan(nic.network, bridge, mode, subnet, reservations, mark, dhcp=machine.dhcp, boot=boot)
+        plan = NetworkPlan(nic.network, bridge, mode, chosen, reservations, mark, dhcp=machine.dhcp, boot=boot)
         try:
             ctx.hypervisor.create_network(plan.to_xml())
         except NameTaken as problem:
@@ -164,10 +177,32 @@ def _create_network(
             taken.add(leased)
             store.release(host=host, kind="subnet", value=str(leased))
         else:
-            return subnet
+            return chosen
     if refusal is not None:
         raise Failed(f"no network could be made: {refusal}") from refusal
+    if subnet is not None:
+        raise Failed(f"subnet {subnet} is in use already", hint="choose another one in the lab's file")
     raise Failed(
         f"no free /{prefix} subnet is left in {ctx.settings.subnets}",
         hint="delete VMs, or give another range in VMPROV_SUBNETS",
     )
+
+
+def _leases(
+    ctx: Context, mark: Mark, prefix: int, wanted: IPv4Network | None, taken: set[IPv4Network]
+) -> Iterator[IPv4Network]:
+    """Subnets that are handed out for a network, until one can be used; ``taken`` grows meanwhile."""
+    host, store = ctx.host.name, ctx.store
+    # What was handed out for a network that is lost is used again, so that addresses stay.
+    for value in store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm):
+        held = IPv4Network(value)
+        if not any(held.overlaps(one) for one in taken) and wanted in (None, held):
+            yield held
+
+    def candidates(used: set[IPv4Network]) -> Iterable[IPv4Network]:
+        if wanted is None:
+            return free_subnets(ctx.settings.subnets, prefix, taken | used)
+        return [] if any(wanted.overlaps(one) for one in taken | used) else [wanted]
+
+    while (leased := store.lease_subnet(host=host, lab=mark.lab, vm=mark.vm, candidates=candidates)) is not None:
+        yield leased

@@ -132,7 +132,9 @@ def make_plan(
 
 
 def _refuse_touching_protected(changes: Sequence[Change]) -> None:
-    names = [one.name for one in changes if one.lost and one.record is not None and one.record.protected]
+    # What was never finished has nothing to lose.
+    records = {one.name: one.record for one in changes if one.lost and one.record is not None}
+    names = [name for name, record in records.items() if record.protected and record.state != "creating"]
     if names:
         raise Protected(*names)
 
@@ -278,7 +280,7 @@ _NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles")
 
 def _ruined(record: VMRecord, seen: Seen) -> str:
     """Why the VM cannot be mended, if so: it was never finished, or what it consists of is lost."""
-    if record.state in ("creating", "deleting", "broken"):
+    if record.state in ("creating", "rebuilding", "deleting", "broken"):
         return f"it is {record.state}, and nobody is at work on it"
     if record.state == "failed" or record.verdict not in ("success", ""):
         return f"it failed: {record.why or record.verdict}"

@@ -125,7 +125,7 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
     name = f"{vm.domain}.nvram"
     claim_volume(ctx, vm, name)
     ctx.hypervisor.remove_volume(ctx.host.pool, name)
-    with tempfile.NamedTemporaryFile(prefix="vmprov-nvram-") as file:
+    with tempfile.NamedTemporaryFile(prefix=".nvram-", dir=ctx.home.vm(vm.name)) as file:
         file.write(store)
         file.flush()
         volume = ctx.hypervisor.upload_volume(ctx.host.pool, name, Path(file.name), format="raw", capacity=len(store))
@@ -169,7 +169,7 @@ def _make_seed(ctx: Context, vm: VMRecord) -> str:
     name = f"{vm.domain}-seed.iso"
     claim_volume(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
-    with tempfile.TemporaryDirectory(prefix="vmprov-seed-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=".seed-", dir=ctx.home.vm(vm.name)) as scratch:
         path = Path(scratch) / "seed.iso"
         size = write_seed(path, hostname=vm.name, instance_id=vm.uuid, public_key=public_key, extras=vm.machine.seed)
         ctx.hypervisor.remove_volume(ctx.host.pool, name)

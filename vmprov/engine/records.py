@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -60,9 +59,12 @@ def record_request(ctx: Context, request: CreateRequest, *, ask_host: bool = Tru
         return record(ctx, lab, lab_of(request, lab=lab, names=names).vms, ask_host=ask_host)
 
 
-def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool = True) -> list[VMRecord]:
+def record(
+    ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool = True, networks: Container[str] = ()
+) -> list[VMRecord]:
     """Check VMs against what exists, then write all records in one transaction.
 
+    ``networks``: names of those that are going to be made for the lab.
     Without ``ask_host``, what only the host knows (its networks, its room) is left unchecked.
     Raises :class:`SpecError` (or its kinds) before anything is written.
     """
@@ -70,7 +72,7 @@ def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool =
     disks = {spec.name: _disk_size(spec, images.get(spec.image)) for spec in wanted}
     _check_certificates(wanted)
     if ask_host:
-        _check_networks(ctx, wanted)
+        _check_networks(ctx, wanted, networks)
         for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
             choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
     with ctx.store.transaction():
@@ -80,7 +82,9 @@ def record(ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool =
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         former = ctx.store.leased(host="", kind=FORMER_NAME)
         for spec in wanted:
-            _record_vm(ctx, lab, spec, images.get(spec.image), disks[spec.name], met=spec.name in former)
+            _record_vm(
+                ctx, lab, spec, images.get(spec.image), disks[spec.name], networks=networks, met=spec.name in former
+            )
         return [ctx.store.vm(spec.name) for spec in wanted]
 
 
@@ -114,8 +118,8 @@ def _check_certificates(wanted: Sequence[Machine]) -> None:
         read_certificates(path)
 
 
-def _check_networks(ctx: Context, wanted: Sequence[VMSpec]) -> None:
-    named = {name for spec in wanted for name in spec.networks}
+def _check_networks(ctx: Context, wanted: Sequence[VMSpec], ours: Container[str]) -> None:
+    named = {name for spec in wanted for name in spec.networks if name not in ours}
     existing = sorted(name for name in named if name not in MODES and not name.startswith(BRIDGE))
     networks = {network.name: network for network in ctx.hypervisor.networks()} if existing else {}
     for name in existing:
@@ -162,7 +166,9 @@ def check_place(ctx: Context, lab: str) -> None:
         )
 
 
-def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int, *, met: bool) -> None:
+def _record_vm(
+    ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int, *, met: bool, networks: Container[str]
+) -> None:
     """``met``: another VM, which once had the name, has things that are called so."""
     installation = ctx.store.installation
     vm_id = ctx.store.add_vm(
@@ -170,11 +176,11 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
         domain="", uuid=str(uuid.uuid4()), image=spec.image, login=image.login if image else "none", network="",
         bridge="", address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
         consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
-        protected=spec.protect, expires=time.time() + spec.ttl if spec.ttl else 0.0,
+        protected=spec.protect, expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
     domain = addressing.domain_name(installation, spec.name, vm_id if met else 0)
     owner = addressing.owner_of(installation, domain)
-    nics = [_nic(installation, lab, owner, place, wanted) for place, wanted in enumerate(spec.networks)]
+    nics = [_nic(installation, lab, owner, place, wanted, networks) for place, wanted in enumerate(spec.networks)]
     nics = [replace(nic, mac=addressing.mac_address(installation, vm_id, place)) for place, nic in enumerate(nics)]
     generated = (addressing.serial_number(installation, number) for number in count(vm_id))
     candidates = [spec.serial_number] if spec.serial_number else generated
@@ -187,7 +193,7 @@ def _record_vm(ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: 
     )  # fmt: skip
 
 
-def record_again(ctx: Context, spec: VMSpec) -> None:
+def record_again(ctx: Context, spec: VMSpec, *, networks: Container[str] = ()) -> None:
     """Record what a VM is made anew with; its numbers, addresses and names stay."""
     vm = ctx.store.vm(spec.name)
     image = ctx.images.get(spec.image) if spec.image else None
@@ -198,20 +204,20 @@ def record_again(ctx: Context, spec: VMSpec) -> None:
     for place, wanted in enumerate(spec.networks):
         mode, nic = before.get(place, ("", None))
         if nic is None or mode != wanted:
-            nic = _nic(installation, vm.lab, owner, place, wanted)
+            nic = _nic(installation, vm.lab, owner, place, wanted, networks)
             nic = replace(nic, mac=addressing.mac_address(installation, vm.id, place))
         nics.append(nic)
     ctx.store.update_vm(
-        vm.name, state="creating", verdict="", why="", judgement="", image=spec.image,
+        vm.name, state="rebuilding", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
         disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
-        expires=time.time() + spec.ttl if spec.ttl else vm.expires,
+        expires=ctx.store.expiry(spec.ttl) or vm.expires,
     )  # fmt: skip
 
 
-def _nic(installation: str, lab: str, owner: str, place: int, wanted: str) -> Nic:
+def _nic(installation: str, lab: str, owner: str, place: int, wanted: str, ours: Container[str]) -> Nic:
     """What a NIC is going to be on; its MAC address, and bridges of ours, are known later."""
     if wanted.startswith(BRIDGE):
         return Nic(network="", bridge=wanted.removeprefix(BRIDGE), mac="")
@@ -221,5 +227,7 @@ def _nic(installation: str, lab: str, owner: str, place: int, wanted: str) -> Ni
         "shared": f"shared.{lab}",
         "isolated": f"isolated.{lab}",
     }
+    if wanted in ours:
+        owners[wanted] = f"{wanted}.{lab}"
     network = addressing.network_name(installation, owners[wanted]) if wanted in owners else wanted
     return Nic(network=network, bridge="", mac="")

@@ -18,7 +18,7 @@ from vmprov.engine.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign
-from vmprov.locks import exclusive
+from vmprov.locks import exclusive, remove_unheld
 from vmprov.ssh import forget_host
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Deadline
@@ -48,7 +48,12 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     _remove_files(ctx, vm)
-    ctx.home.lock(f"watch-{vm.name}").unlink(missing_ok=True)
+    if not vm.adopted:
+        with suppress(VmprovError, OSError):  # logs do no harm
+            for path, domain in ctx.host.remains(vm.domain):
+                if domain == vm.domain:
+                    ctx.host.discard(path)
+    remove_unheld(ctx.home.lock(f"watch-{vm.name}"))
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
 
@@ -98,6 +103,8 @@ def remove_lab_if_empty(ctx: Context, lab: str) -> None:
             raise NotFullyUndone(f"lab {lab} could not be removed fully: {'; '.join(problems)}")
         shutil.rmtree(ctx.home.lab(lab), ignore_errors=True)
         ctx.store.remove_lab_if_empty(lab)
+    for name in (f"lab-{lab}", f"vagrantfile-{lab}"):
+        remove_unheld(ctx.home.lock(name))
 
 
 def _attempt(what: str, action: Callable[[], object]) -> list[str]:

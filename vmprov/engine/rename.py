@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from vmprov.addressing import domain_name
 from vmprov.console.ports import relay_path
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import disk_volume, make_consoles
 from vmprov.engine.steps import Step, StepState
@@ -170,4 +171,5 @@ def _record(ctx: Context, vm: VMRecord, domain: str, new: str) -> None:
         store.rename_vm(vm.name, new, domain=domain)
         store.release(host="", kind=NEW_NAME, value=new)
         store.lease(host="", kind=FORMER_NAME, lab=vm.lab, vm=new, candidates=[vm.name])
+    annotate(ctx, new)
     make_consoles(ctx, replace(vm, name=new, domain=domain))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 
 from vmprov.errors import Failed, SpecError
@@ -25,7 +24,7 @@ def renew(store: Store, name: str, ttl: float | None) -> None:
         if ttl is None and vm.machine.ttl is None:
             raise Failed("it has no time to live", hint=f"give it one: vmprov renew {name} --ttl 2h")
         seconds = vm.machine.ttl if ttl is None else None if math.isinf(ttl) else ttl
-        expires = 0.0 if seconds is None else time.time() + seconds
+        expires = store.expiry(seconds)
         store.update_vm(name, expires=expires, spec=_wishing(vm, ttl=seconds))
 
 

@@ -17,6 +17,7 @@ from vmprov.capacity import MEMORY_OVERHEAD_PER_VM
 from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
 from vmprov.engine.alter import Alteration
+from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition
 from vmprov.engine.history import remember
@@ -149,6 +150,11 @@ class Work:
         self._records[vm.name] = vm
         self._of(vm, "remove", "remove it with all that belongs to it", self._remove)
 
+    def discard(self, vm: VMRecord) -> None:
+        """Remove what there is of a VM that was never finished, and so has nothing that could be protected."""
+        self._records[vm.name] = vm
+        self._of(vm, "discard", "remove what there is of it", self._discard)
+
     def _await(self, vm: VMRecord) -> None:
         self._of(vm, "ready", "wait until it is ready", self._ready, needs=[self._last[vm.name]], gives=(BOOT,))
 
@@ -253,6 +259,9 @@ class Work:
                 self._beginnings[name] = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
             ensure_keeper(ctx.home, ctx.settings, ctx.runner)
             refused = ctx.driver.create(orders, events=ctx.events, cancel=ctx.cancel, deadline=Deadline(limit))
+            for name in names:
+                if name not in refused:
+                    annotate(ctx, name)
         except VmprovError as problem:
             refused = dict.fromkeys(names, problem)
         return {names[name]: problem for name, problem in refused.items()}
@@ -279,6 +288,10 @@ class Work:
         # In one go: whoever protects it at the same time is either too late, or heard.
         if not self._ctx.store.update_vm_if(name, {"id": vm.id, "protected": 0}, state="deleting"):
             raise Protected(name, who="it")
+        self._touched.add(name)
+        remove_vm(self._ctx, self._ctx.store.vm(name))
+
+    def _discard(self, name: str) -> None:
         self._touched.add(name)
         remove_vm(self._ctx, self._ctx.store.vm(name))
 
@@ -324,7 +337,9 @@ class Work:
         """A VM's steps were undone; with that, one that was being made is gone."""
         if subject not in self._records:
             return
-        outcome = self._outcomes.get(subject) or replace(self._succeeded(subject), verdict="cancelled")
+        outcome = self._outcomes.get(subject) or replace(
+            self._succeeded(subject), verdict="failed", why="it was undone with the others, since one of them failed"
+        )
         gone = self._ctx.store.has_vm(subject) is False
         if left:
             outcome = replace(outcome, state="broken", why="; ".join(filter(None, [outcome.why, *left])))

@@ -108,6 +108,17 @@ class Host(Protocol):
         """The file into which QEMU writes about a domain, whether it is there or not; ``None`` if nobody knows."""
         ...
 
+    def remains(self, prefix: str) -> list[tuple[Path, str]]:
+        """Files that the host keeps of domains, there or gone: path, and name or uuid of the domain.
+
+        By name, only of domains whose names begin with ``prefix``. Nothing for a host whose files are not ours.
+        """
+        ...
+
+    def discard(self, path: Path) -> None:
+        """Remove one of the files or directories that :meth:`remains` told of; gone is success."""
+        ...
+
     def close(self) -> None:
         """Give back connections; the machines run on."""
         ...

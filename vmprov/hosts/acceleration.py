@@ -11,12 +11,14 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmprov.containers import recipes
-from vmprov.containers.engine import ContainerSpec, Engine
+from vmprov.containers.engine import LOCK_LABEL, ContainerSpec, Engine
 from vmprov.events import Events
 from vmprov.hosts import Acceleration
+from vmprov.locks import exclusive
 from vmprov.paths import Home
 from vmprov.waiting import Cancel, Deadline
 
@@ -25,8 +27,8 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _PROBE_LIMIT = 30.0
 
 
-def find_out(engine: Engine, home: Home, events: Events) -> Acceleration:
-    """KVM or TCG, with the reason; runs the proof at most once per kernel and CPU."""
+def find_out(engine: Engine, home: Home, events: Events, *, labels: Mapping[str, str]) -> Acceleration:
+    """KVM or TCG, with the reason; runs the proof, in a container with these labels, once per kernel and CPU."""
     without_trying = _impossible()
     if without_trying:
         return Acceleration("tcg", without_trying)
@@ -39,7 +41,9 @@ def find_out(engine: Engine, home: Home, events: Events) -> Acceleration:
             return Acceleration(known["kind"], known["why"])
     except (OSError, ValueError, KeyError):
         pass
-    answer = _prove(engine, image)
+    lock = home.lock("kvm-probe")
+    with exclusive(lock, Deadline(_PROBE_LIMIT * 2), "the proof whether KVM works"):
+        answer = _prove(engine, image, {**labels, "vmprov.role": "probe", LOCK_LABEL: lock.stem})
     memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     memory.write_text(json.dumps({"key": key, "kind": answer.kind, "why": answer.why}))
     return answer
@@ -59,12 +63,12 @@ def _impossible() -> str:
     return ""
 
 
-def _prove(engine: Engine, image: str) -> Acceleration:
+def _prove(engine: Engine, image: str, labels: Mapping[str, str]) -> Acceleration:
     said: list[str] = []
     spec = ContainerSpec(
         name=f"vmprov-kvm-probe-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
         image=image,
-        labels={"vmprov.role": "probe"},
+        labels=labels,
         command=["vmprov-kvm-probe"],
         devices=[f"{KVM_DEVICE}:{KVM_DEVICE}"],
     )

@@ -6,6 +6,7 @@ its libvirt socket, state and disks in a directory of ours that is mounted at th
 
 from __future__ import annotations
 
+import shutil
 import socket
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -24,7 +25,10 @@ from vmprov.settings import Settings
 from vmprov.waiting import Deadline, wait_until
 
 _START_LIMIT = 60.0
-_ROUTES_LIMIT = 15.0
+# Characters of a uuid: the name of a directory with a TPM's state.
+_UUID = 36
+# Seconds for a small program in the container.
+_INSIDE_LIMIT = 15.0
 
 
 class EmbeddedHost(LocalHost):
@@ -112,13 +116,34 @@ class EmbeddedHost(LocalHost):
         """Subnets routed inside the container."""
         lines: list[str] = []
         self._engine.exec(
-            self.container, ["cat", "/proc/net/route"], on_line=lines.append, deadline=Deadline(_ROUTES_LIMIT)
+            self.container, ["cat", "/proc/net/route"], on_line=lines.append, deadline=Deadline(_INSIDE_LIMIT)
         )
         return parse_routes("\n".join(lines))
 
     def qemu_log(self, domain: str) -> Path | None:
         """Where libvirt's log directory is mounted from."""
         return self._home.host(self.slug) / "lib" / "log" / "qemu" / f"{domain}.log"
+
+    def remains(self, prefix: str) -> list[tuple[Path, str]]:
+        """Logs of QEMU and of the emulated TPMs, and the TPMs' state."""
+        lib = self._home.host(self.slug) / "lib"
+        found = [(path, path.name.partition(".log")[0]) for path in lib.glob(f"log/qemu/{prefix}*.log*")]
+        found += [
+            (path, path.name.partition("-swtpm.log")[0])
+            for path in lib.glob(f"log/swtpm/libvirt/qemu/{prefix}*-swtpm.log*")
+        ]
+        return found + [(path, path.name) for path in lib.glob("swtpm/*") if len(path.name) == _UUID]
+
+    def discard(self, path: Path) -> None:
+        """Remove it; what belongs to root can be removed from inside, where it has the same path."""
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except PermissionError:
+            argv = ["rm", "-rf", "--", str(path)]
+            self._engine.exec(self.container, argv, on_line=lambda _line: None, deadline=Deadline(_INSIDE_LIMIT))
 
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A stream through the container's dialer."""

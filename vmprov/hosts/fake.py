@@ -74,6 +74,13 @@ class FakeHost:
         """None."""
         return None
 
+    def discard(self, path: Path) -> None:
+        """Do nothing: there are no files."""
+
+    def remains(self, prefix: str) -> list[tuple[Path, str]]:  # noqa: ARG002 - there are no files
+        """None."""
+        return []
+
     def runner_place(self) -> RunnerPlace:
         """None: there is no libvirt for vagrant to talk to."""
         raise HostNotReady(f"{self.name} has no libvirt that vagrant could use", hint="use --driver fake")

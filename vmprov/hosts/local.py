@@ -61,7 +61,7 @@ class LocalHost:
 
     def _find_acceleration(self, events: Events) -> Acceleration:
         if self._acceleration is None:
-            self._acceleration = acceleration.find_out(self._engine, self._home, events)
+            self._acceleration = acceleration.find_out(self._engine, self._home, events, labels=self.labels)
         return self._acceleration
 
     def close(self) -> None:

@@ -47,6 +47,13 @@ class SystemHost(LocalHost):
         """Where distributions have it, for the system's libvirt; often only root may read it."""
         return _QEMU_LOGS / f"{domain}.log" if urlsplit(self.name).path == "/system" else None
 
+    def discard(self, path: Path) -> None:
+        """Do nothing: its files are not ours."""
+
+    def remains(self, prefix: str) -> list[tuple[Path, str]]:  # noqa: ARG002 - its files are not ours
+        """None."""
+        return []
+
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A plain TCP connection: the guests' bridges are this machine's own."""
         return socket.create_connection((address, port), timeout=timeout)

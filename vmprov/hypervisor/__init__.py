@@ -17,6 +17,8 @@ from typing import Protocol
 
 # The XML namespace of the marks that we leave in libvirt's metadata.
 METADATA_URI = "urn:vmprov:1"
+# And that of what we note about a domain: libvirt replaces metadata by their namespace.
+NOTE_URI = "urn:vmprov:note:1"
 
 
 class DomainState(StrEnum):
@@ -141,6 +143,13 @@ class Hypervisor(Protocol):
 
     def define_domain(self, xml: str) -> Domain:
         """Define (or redefine) a domain without starting it."""
+        ...
+
+    def annotate_domain(self, name: str, text: str) -> None:
+        """Keep a text with the domain, in place of an earlier one; :func:`definitions.find_note` reads it.
+
+        Raises :class:`LibvirtFailed` where there is no such domain.
+        """
         ...
 
     def rename_domain(self, name: str, new: str) -> Domain:

@@ -4,19 +4,23 @@ A mark says who made a domain or network. It is one element of our own namespace
 libvirt keeps and shows as it is::
 
     <metadata><vmprov:vm xmlns:vmprov="urn:vmprov:1" installation="3f0a" lab="trial" vm="web-1"/></metadata>
+
+Beside it, a domain may have a note: a text of ours.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from copy import deepcopy
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from vmprov.errors import LibvirtFailed, NameTaken
-from vmprov.hypervisor import METADATA_URI, Mark, Network
+from vmprov.hypervisor import METADATA_URI, NOTE_URI, Mark, Network
 
 _TAG = f"{{{METADATA_URI}}}vm"
+_NOTE = f"{{{NOTE_URI}}}note"
 ET.register_namespace("vmprov", METADATA_URI)
 
 
@@ -35,6 +39,30 @@ def find_mark(definition: ET.Element) -> Mark | None:
     if found is None or not found.get("installation"):
         return None
     return Mark(found.get("installation", ""), found.get("lab", ""), found.get("vm", ""))
+
+
+def find_note(definition: ET.Element) -> str:
+    """The text that was noted in a domain's definition; empty where there is none."""
+    return definition.findtext(f"metadata/{_NOTE}", "")
+
+
+def with_note(definition: ET.Element, text: str) -> ET.Element:
+    """A copy of the definition with that note, in place of an earlier one."""
+    changed = deepcopy(definition)
+    metadata = changed.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(changed, "metadata")
+    for old in metadata.findall(_NOTE):
+        metadata.remove(old)
+    metadata.append(note_element(text))
+    return changed
+
+
+def note_element(text: str) -> ET.Element:
+    """The element that holds a note."""
+    note = ET.Element(_NOTE)
+    note.text = text
+    return note
 
 
 def with_owner(xml: str, *, vm: str) -> str:

@@ -36,6 +36,7 @@ from vmprov.hypervisor.definitions import (
     read_network,
     refuse_taken,
     with_name,
+    with_note,
 )
 from vmprov.hypervisor.world import Change, Values, World
 from vmprov.waiting import Cancel
@@ -200,6 +201,14 @@ class FakeHypervisor:
             domain = {"xml": ET.tostring(definition, encoding="unicode"), "state": state.value}
             world.put("domains", name, domain)
             return _read_domain(domain)
+
+    def annotate_domain(self, name: str, text: str) -> None:
+        """Keep a text with it."""
+        self._enter("annotate_domain", name)
+        with self._world.changing() as world:
+            domain = _domain(world, name, "annotate")
+            xml = ET.tostring(with_note(_definition(domain), text), encoding="unicode")
+            world.put("domains", name, {**domain, "xml": xml})
 
     def rename_domain(self, name: str, new: str) -> Domain:
         """Give it another name."""

@@ -13,11 +13,12 @@ from typing import Any
 import libvirt
 
 from vmprov.errors import NameTaken
-from vmprov.hypervisor import Domain, DomainState, Lease, Network, Node
+from vmprov.hypervisor import NOTE_URI, Domain, DomainState, Lease, Network, Node
 from vmprov.hypervisor.connection import alive, look_up, message_of, tolerating
 from vmprov.hypervisor.definitions import (
     find_mark,
     interface_networks,
+    note_element,
     parse_definition,
     read_network,
     refuse_taken,
@@ -109,6 +110,15 @@ class LibvirtHypervisor(Storage):
         name = parse_definition(xml, "domain").findtext("name")
         with self.trying(f"define domain {name}") as connection:
             return _read_domain(connection.defineXML(xml))
+
+    def annotate_domain(self, name: str, text: str) -> None:
+        """Keep a text in its metadata, now and from its next start on."""
+        note = ET.tostring(note_element(text), encoding="unicode")
+        with self.trying(f"annotate domain {name}") as connection:
+            domain = connection.lookupByName(name)
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+            flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+            domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, note, "vmprov-note", NOTE_URI, flags)
 
     def rename_domain(self, name: str, new: str) -> Domain:
         """Give it another name."""

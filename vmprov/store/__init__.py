@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from ipaddress import IPv4Network
+from typing import Any
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
-from vmprov.store.database import Database, Row, is_conflict
+from vmprov.events import Changed, Forgotten, Recorded, Renamed
+from vmprov.store.clock import follow_clock
+from vmprov.store.database import Database, Row, is_conflict, known_identity, set_aside
 from vmprov.store.journal import Entry, Operation, Past, past_operations
+from vmprov.store.notes import go_on_after, note_of, read_note, restore
 from vmprov.store.records import LabRecord, Nic, Owned, Run, VMRecord
 
 __all__ = [
@@ -29,8 +33,11 @@ __all__ = [
     "Run",
     "Store",
     "VMRecord",
+    "known_identity",
     "labels_column",
     "nics_column",
+    "read_note",
+    "set_aside",
 ]
 
 # Runs of flows that are remembered; the oldest make room.
@@ -86,10 +93,13 @@ class Store(Database):
 
     def add_lab(self, name: str, *, host: str, driver: str) -> None:
         """Record a lab; one that exists stays as it is."""
-        self.write(
-            "INSERT OR IGNORE INTO labs (name, host, driver, created) VALUES (?, ?, ?, ?)",
-            name, host, driver, time.time(),
-        )  # fmt: skip
+        with self.transaction():
+            if self.lab(name) is None:
+                self.write(
+                    "INSERT INTO labs (name, host, driver, created) VALUES (?, ?, ?, ?)",
+                    name, host, driver, time.time(),
+                )  # fmt: skip
+                self.tell(Recorded(kind="lab", name=name, lab=name, fields={"host": host, "driver": driver}))
 
     def update_lab(self, name: str, *, spec: str) -> None:
         """Remember the file that was applied last."""
@@ -101,6 +111,7 @@ class Store(Database):
             used = self.rows("SELECT 1 FROM vms WHERE lab = ? UNION ALL SELECT 1 FROM owned WHERE lab = ?", name, name)
             if not used:
                 self.write("DELETE FROM labs WHERE name = ?", name)
+                self.tell(Forgotten(kind="lab", name=name, lab=name))
             return not used
 
     # VMs
@@ -129,11 +140,14 @@ class Store(Database):
     def add_vm(self, **columns: str | int | float) -> int:
         """Record a VM; returns its id. Raises :class:`NameTaken` if there is one of that name."""
         try:
-            return self.write(
-                f"INSERT INTO vms ({', '.join(columns)}, created) "  # noqa: S608 - our own column names
-                f"VALUES ({', '.join('?' * (len(columns) + 1))})",
-                *columns.values(), time.time(),
-            )  # fmt: skip
+            with self.transaction():
+                number = self.write(
+                    f"INSERT INTO vms ({', '.join(columns)}, created) "  # noqa: S608 - our own column names
+                    f"VALUES ({', '.join('?' * (len(columns) + 1))})",
+                    *columns.values(), time.time(),
+                )  # fmt: skip
+                self.tell(Recorded(kind="vm", name=str(columns["name"]), lab=str(columns["lab"]), fields=columns))
+            return number
         except HostNotReady as problem:
             if is_conflict(problem):
                 raise NameTaken(f"there is a VM called {columns['name']!r} already") from problem
@@ -141,10 +155,12 @@ class Store(Database):
 
     def update_vm(self, name: str, **columns: str | int | float) -> None:
         """Change columns of a VM's record; a VM that is gone stays gone."""
-        self.write(
-            f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
-            *columns.values(), name,
-        )  # fmt: skip
+        with self.transaction():
+            self.write(
+                f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
+                *columns.values(), name,
+            )  # fmt: skip
+            self.tell(Changed(vm=name, fields=columns))
 
     def update_nic(self, name: str, place: int, **changes: str) -> None:
         """Change what is recorded of a VM's NIC, counted from 0; a VM that is gone stays gone."""
@@ -176,10 +192,13 @@ class Store(Database):
             for table in ("owned", "leases"):
                 self.write(f"UPDATE {table} SET vm = ? WHERE vm = ?", new, name)  # noqa: S608 - our own tables
             self.write("UPDATE vms SET name = ?, domain = ? WHERE name = ?", new, domain, name)
+            self.tell(Renamed(vm=name, new=new))
 
     def remove_vm(self, name: str) -> None:
         """Forget a VM and its leases; what it still owns must be disowned first."""
-        self.write("DELETE FROM vms WHERE name = ?", name)
+        with self.transaction():
+            self.write("DELETE FROM vms WHERE name = ?", name)
+            self.tell(Forgotten(kind="vm", name=name))
 
     # past runs of flows
 
@@ -221,11 +240,54 @@ class Store(Database):
             for row in rows
         ]  # fmt: skip
 
+    # times of expiry
+
+    def expired(self) -> list[VMRecord]:
+        """VMs whose time is up, and that are not protected."""
+        follow_clock(self)
+        now = time.time()
+        return [vm for vm in self.vms() if 0 < vm.expires <= now and not vm.protected]
+
+    def expiry(self, ttl: float | None) -> float:
+        """When a VM expires that lives for so many seconds from now; 0: never."""
+        follow_clock(self)
+        return time.time() + ttl if ttl else 0.0
+
+    # what is noted elsewhere
+
+    def note(self, name: str) -> str:
+        """A VM's records as a text that :func:`read_note` reads; raises :class:`NotFound`."""
+        vm = self.vm(name)
+        lab = self.lab(vm.lab)
+        assert lab is not None
+        return note_of(self, vm, lab)
+
+    def restore_vm(self, noted: Mapping[str, Any]) -> None:
+        """Record a VM again from what :func:`read_note` read. Raises :class:`NameTaken` if that contradicts a record.
+
+        Numbers of VMs go on after its own.
+        """
+        try:
+            restore(self, noted)
+        except HostNotReady as problem:
+            if is_conflict(problem):
+                raise NameTaken(f"there is another VM called {noted['vm']['name']!r}, or of its number") from problem
+            raise
+
+    def go_on_after(self, number: int) -> None:
+        """Let the numbers of new VMs, from which addresses and serial numbers are made, go on after this one."""
+        go_on_after(self, number)
+
     # the journal
 
     def operation(self, command: str, lab: str) -> Operation:
         """What a command does to a lab, to be written down: a context manager that notes its beginning and its end."""
         return Operation(self, command, lab)
+
+    def cut_short(self, lab: str) -> bool:
+        """Whether the last operation on a lab never came to its end; whoever asks works on the lab alone."""
+        last = self.rows("SELECT ended FROM operations WHERE lab = ? ORDER BY id DESC LIMIT 1", lab)
+        return bool(last) and last[0]["ended"] is None
 
     def operations(self, lab: str | None = None, *, most: int = 50) -> list[Past]:
         """The newest operations, newest first, with their steps."""
@@ -235,10 +297,12 @@ class Store(Database):
 
     def own(self, *, lab: str, vm: str = "", host: str, kind: str, name: str, **detail: str) -> None:
         """Record an outside object before it is made; recording it twice is the same as once."""
-        self.write(
-            "INSERT OR IGNORE INTO owned (lab, vm, host, kind, name, detail) VALUES (?, ?, ?, ?, ?, ?)",
-            lab, vm or None, host, kind, name, json.dumps(detail),
-        )  # fmt: skip
+        with self.transaction():
+            self.write(
+                "INSERT OR IGNORE INTO owned (lab, vm, host, kind, name, detail) VALUES (?, ?, ?, ?, ?, ?)",
+                lab, vm or None, host, kind, name, json.dumps(detail),
+            )  # fmt: skip
+            self.tell(Recorded(kind=kind, name=name, lab=lab, vm=vm, fields={"host": host, **detail}))
 
     def owned(self, *, lab: str | None = None, vm: str | None = None, kind: str | None = None) -> list[Owned]:
         """Recorded objects, newest first, so that they can be removed in this order.
@@ -264,7 +328,10 @@ class Store(Database):
 
     def disown(self, owned_id: int) -> None:
         """Forget an object that is gone."""
-        self.write("DELETE FROM owned WHERE id = ?", owned_id)
+        with self.transaction():
+            for row in self.rows("SELECT kind, name, lab, IFNULL(vm, '') AS vm FROM owned WHERE id = ?", owned_id):
+                self.tell(Forgotten(**row))
+            self.write("DELETE FROM owned WHERE id = ?", owned_id)
 
     # leases
 

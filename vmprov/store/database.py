@@ -7,15 +7,17 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vmprov.errors import DatabaseBroken, HostNotReady
+from vmprov.events import Event, Events
 from vmprov.store.schema import MIGRATIONS
 from vmprov.waiting import Deadline, wait_until
 
 _BUSY_LIMIT = 30.0
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Row = sqlite3.Row
 
@@ -23,19 +25,34 @@ Row = sqlite3.Row
 class Database:
     """One open database. Its methods may be called from any thread."""
 
-    def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        migrations: Sequence[str] = MIGRATIONS,
+        patience: float = _BUSY_LIMIT,
+        events: Events | None = None,
+    ) -> None:
+        """``patience``: seconds to wait for another process that has the database locked."""
         self.path = path
+        # Whether an earlier database of this installation is gone, and this is a new one.
+        self.anew = False
+        self._patience = patience
+        self._events = events or Events()
+        self._untold: list[Event] = []
         self._lock = threading.RLock()
         with self._failing():
             # Transactions are explicit (isolation_level=None): sqlite3's implicit ones begin as readers.
-            self._db = sqlite3.connect(path, timeout=_BUSY_LIMIT, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
             path.chmod(0o600)
             self._db.row_factory = sqlite3.Row
-            wait_until(self._use_wal, Deadline(_BUSY_LIMIT), f"access to {path}", interval=0.02)
+            wait_until(self._use_wal, Deadline(patience), f"access to {path}", interval=0.02)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations)
             self.installation = str(self._db.execute("SELECT id FROM installation").fetchone()["id"])
+        if not identity_file(path).exists():
+            _write_identity(path, self.installation)
 
     def close(self) -> None:
         """Close the database; calling it twice is the same as once."""
@@ -47,16 +64,28 @@ class Database:
         try:
             yield
         except sqlite3.Error as problem:
-            broken = getattr(problem, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-            if broken:
-                raise DatabaseBroken(
-                    f"the database {self.path} is damaged: {problem}",
-                    hint="make the records anew from what hosts know: vmprov gc --rebuild",
-                ) from problem
-            raise HostNotReady(
-                f"the database {self.path} cannot be used: {problem}",
-                hint="see that it is a vmprov database, writable, and that the disk is not full",
-            ) from problem
+            raise self._explain(problem) from problem
+
+    def _explain(self, problem: sqlite3.Error) -> HostNotReady:
+        code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+        if code in _BROKEN:
+            return DatabaseBroken(
+                f"the database {self.path} is damaged: {problem}",
+                hint="make the records anew from what hosts know: vmprov gc --rebuild",
+            )
+        hint = "see that it is a vmprov database, writable, and that the disk is not full"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            hint = f"another process had it for more than {self._patience:.0f} s; find that with: fuser -v {self.path}"
+        elif code == sqlite3.SQLITE_FULL:
+            hint = "the disk is full: free some space; what was recorded before is safe"
+        return HostNotReady(f"the database {self.path} cannot be used: {problem}", hint=hint)
+
+    def check(self) -> None:
+        """Read all of it; raises :class:`DatabaseBroken` if it is damaged anywhere."""
+        with self._lock, self._failing():
+            said = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check(3)")]
+        if said != ["ok"]:
+            raise self._explain(_damage("; ".join(" ".join(one.split()) for one in said)))
 
     def _use_wal(self) -> bool:
         """Whether the database is in WAL mode now; unlike all else, SQLite does not wait by itself for this."""
@@ -90,17 +119,12 @@ class Database:
 
     def _identity(self) -> str:
         """The installation's id, which marks objects as ours; a file beside the database keeps it if that is lost."""
-        file = self.path.with_name("installation")
-        try:
-            known = file.read_text().strip()
-        except OSError:
-            known = ""
-        if re.fullmatch(r"[0-9a-f]{4}", known):
-            return known
-        identity = secrets.token_hex(2)
-        file.write_text(f"{identity}\n")
-        file.chmod(0o600)
-        return identity
+        known = known_identity(self.path)
+        self.anew = bool(known)
+        if not known:
+            known = secrets.token_hex(2)
+            _write_identity(self.path, known)
+        return known
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -113,9 +137,17 @@ class Database:
             try:
                 yield
             except BaseException:
+                self._untold.clear()
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            told, self._untold = self._untold, []
+            for event in told:
+                self._events.emit(event)
+
+    def tell(self, event: Event) -> None:
+        """Tell listeners, once what it says is written down; within a transaction."""
+        self._untold.append(event)
 
     def rows(self, query: str, *values: Any) -> list[Row]:
         """What a query finds."""
@@ -126,6 +158,49 @@ class Database:
         """Execute a statement; returns the id of the row that it inserted."""
         with self.transaction():
             return int(self._db.execute(statement, values).lastrowid or 0)
+
+
+def identity_file(database: Path) -> Path:
+    """Where the installation's id is kept beside its database."""
+    return database.with_name("installation")
+
+
+def known_identity(database: Path) -> str:
+    """The installation's id as the file beside its database has it; empty if nothing can be read."""
+    try:
+        known = identity_file(database).read_text().strip()
+    except OSError:
+        return ""
+    return known if re.fullmatch(r"[0-9a-f]{4}", known) else ""
+
+
+def _write_identity(database: Path, identity: str) -> None:
+    """Write it down all at once."""
+    file = identity_file(database)
+    draft = file.with_name(f".{file.name}.part")
+    draft.write_text(f"{identity}\n")
+    draft.chmod(0o600)
+    draft.replace(file)
+
+
+def set_aside(database: Path) -> Path | None:
+    """Move a database out of the way, with what SQLite keeps beside it; says where it is now, or ``None``."""
+    if not database.exists():
+        return None
+    number = 1
+    while (aside := database.with_name(f"{database.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            database.with_name(database.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    """What SQLite raises for damage that it comes upon."""
+    found = sqlite3.DatabaseError(what)
+    found.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return found
 
 
 def is_conflict(problem: HostNotReady) -> bool:

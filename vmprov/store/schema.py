@@ -111,4 +111,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX journal_of_operations ON journal (operation);
     """,
+    """
+    CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);
+    """,
 )
