@@ -409,6 +409,6 @@ def test_files_and_labs_know_the_same_words() -> None:
     own = {"count", "serial_numbers"}
 
     assert set(Entry.model_fields) - own == set(VMSpec.model_fields) - {"name", "group", "serial_number"}
-    assert set(Defaults.model_fields) - {"host", "driver"} == set(Entry.model_fields) - own - {"after"}
+    assert set(Defaults.model_fields) - {"host", "driver"} == set(Entry.model_fields) - own - {"after", "domain"}
     assert set(Machine.model_fields) < set(Entry.model_fields)
     assert set(LabSpec.model_fields) == set(LabFile.model_fields) - {"base", "vars", "defaults"}

@@ -268,6 +268,7 @@ def again(vmprov: Vmprov, name: str) -> list[str]:
         {"network": "shared", "consoles": 2, "cpus": 3},
         {"network": "isolated", "serial_numbers": ("ABC12345",), "timeout": 7.25},
         {"memory": 100 * 1024**2 + 1, "disk": 5 * 1024**2},
+        {"labels": {"role": "edge", "env": ""}, "ttl": 5400},
     ],
 )
 def test_the_command_makes_the_same_machine(vmprov: Vmprov, words: dict[str, Any]) -> None:
@@ -286,7 +287,7 @@ def test_the_command_makes_the_same_machine(vmprov: Vmprov, words: dict[str, Any
 
     after = vmprov.store.vm("vm-1")
     assert program == "vmprov"
-    for column in ("lab", "host", "driver", "network", "image", "cpus", "memory", "disk", "consoles", "flow"):
+    for column in ("lab", "host", "driver", "network", "image", "cpus", "memory", "disk", "consoles", "flow", "labels"):
         assert getattr(after, column) == getattr(before, column), column
     assert request.timeout == words.get("timeout", 20.0)
     assert ("serial_numbers" in words) == (after.serial_number == before.serial_number)

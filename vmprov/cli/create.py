@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -13,7 +12,6 @@ from vmprov.cli.events import events_option
 from vmprov.cli.machine import given, machine_options, machine_wishes
 from vmprov.cli.options import host_option, json_option, opened, print_json, report_outcomes
 from vmprov.cli.progress import choose_progress
-from vmprov.errors import SpecError
 from vmprov.paths import Home
 from vmprov.settings import Settings
 from vmprov.views import CreateResult
@@ -61,10 +59,7 @@ def create_command(
         raise click.UsageError("--output yaml needs --dry-run, and goes without --json")
     session: Session = context.obj
     wanted["serial_numbers"] = read_serial_numbers(wanted["serial_numbers"])
-    wishes = machine_wishes(given(context, wanted))
-    if "labels" in wishes:
-        wishes["labels"] = _labels(wishes["labels"])
-    request = CreateRequest.parse(**wishes)
+    request = CreateRequest.parse(**machine_wishes(given(context, wanted)))
     home = Home(Settings.from_environ().home)
     session.cancel_on_signals()
     if dry_run:
@@ -89,16 +84,6 @@ def create_command(
     else:
         _print_result(result)
     return result.exit_code
-
-
-def _labels(texts: Sequence[str]) -> dict[str, str]:
-    from vmprov.spec.labels import parse_label
-
-    try:
-        labels = [parse_label(text) for text in texts]
-    except ValueError as problem:
-        raise SpecError(f"--label: {problem}") from problem
-    return dict(labels)
 
 
 def _print_result(result: CreateResult) -> None:

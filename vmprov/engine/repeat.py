@@ -12,6 +12,7 @@ from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow
 from vmprov.flows.load import flow_names, load_flow
 from vmprov.spec.machine import Machine
+from vmprov.spec.quantities import exact_duration
 from vmprov.store import VMRecord
 
 _UNITS = (("TiB", 4), ("GiB", 3), ("MiB", 2), ("KiB", 1))
@@ -37,10 +38,14 @@ def create_command(vm: VMRecord, directory: Path, installation: str) -> str:
         *(("--network", _network(vm, name, installation)) for name in machine.networks),
         ("--consoles", str(vm.consoles)),
         *_more(machine),
+        *(("--label", f"{key}={value}") for key, value in vm.labels.items()),
+        *((("--protect", None),) if vm.protected else ()),
     ]
     generated = addressing.serial_number(installation, 0).removesuffix("000000")
     if vm.serial_number and not vm.serial_number.startswith(generated):
         options.append(("--serial-numbers", vm.serial_number))
+    if vm.spec and (ttl := vm.machine.ttl):
+        options.append(("--ttl", exact_duration(ttl)))
     watched = _read(directory / "watch.json")
     if isinstance(limit := watched.get("limit"), int | float):
         options.append(("--timeout", f"{limit:.3f}".rstrip("0").rstrip(".") + "s"))

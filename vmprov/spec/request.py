@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vmprov.errors import SpecError
+from vmprov.spec.labels import parse_label
 from vmprov.spec.names import check_name, check_serial_number
 from vmprov.spec.wishes import Wishes
 
@@ -66,9 +68,14 @@ class CreateRequest(Wishes):
 
     @classmethod
     def parse(cls, **wanted: Any) -> CreateRequest:
-        """A valid request, or :class:`SpecError` with every problem found; ``network`` may stand for ``networks``."""
+        """A valid request, or :class:`SpecError` with every problem found.
+
+        ``network`` may stand for ``networks``; labels may be texts such as ``role=edge``.
+        """
         if "network" in wanted:
             wanted["networks"] = wanted.pop("network")
+        if isinstance(wanted.get("labels"), list | tuple):
+            wanted["labels"] = _labels(wanted["labels"])
         try:
             return cls(**wanted)
         except ValidationError as invalid:
@@ -100,6 +107,13 @@ class CreateRequest(Wishes):
             return [f"{self.name}-{number}" for number in range(1, wanted + 1)]
         free = (name for name in (f"vm-{number}" for number in range(1, 10**6)) if name not in taken)
         return [next(free) for _ in range(wanted)]
+
+
+def _labels(texts: Iterable[str]) -> dict[str, str]:
+    try:
+        return dict(parse_label(text) for text in texts)
+    except ValueError as problem:
+        raise SpecError(f"--label: {problem}") from problem
 
 
 def option(*fields: str) -> str:
