@@ -55,6 +55,8 @@ TOUCHING = tuple(
 FOREIGN = "somebody-elses"
 OTHER = "ffff"  # another installation
 STARTED_AT_MOST = 1800.0
+# What guests say in emulation on a machine that has too much to do.
+OVERLOADED = ("kernel-panic", "soft-lockup", "hard-lockup", "rcu-stall", "hung-task")
 # So often a command is tried again because guests panicked.
 _PATIENCE = 4
 
@@ -116,14 +118,14 @@ class Point:
 
 
 class GuestPanicked(AssertionError):
-    """A guest's kernel panicked: emulated machines do, on a machine that has too much to do."""
+    """A guest's kernel gave up, or complained that it was not let run."""
 
 
 def see_well(vms: Sequence[VMView]) -> None:
     """Raise AssertionError for machines that did not become ready."""
     bad = [vm for vm in vms if vm.verdict not in ("success", "")]
     told = "; ".join(f"{vm.name}: {vm.verdict}: {vm.why}" for vm in bad)
-    if bad and all((vm.judgement or {}).get("class") == "kernel-panic" for vm in bad):
+    if bad and all((vm.judgement or {}).get("class") in OVERLOADED for vm in bad):
         raise GuestPanicked(told)
     if bad:
         raise AssertionError(told)

@@ -293,6 +293,8 @@ SHAPES = {
     "VMView": EXAMPLE_VM.to_json(),
     "CreateResult": CreateResult("", (), 0).to_json(),
     "DeleteResult": DeleteResult((), (Failure("", ""),)).to_json(),
+    "GcResult": views.GcResult((), ()).to_json(),
+    "RebuildResult": views.RebuildResult("", "", (), (), ()).to_json(),
     "HostView": HostView("", "", up=True, vms=0).to_json(),
     "Image": EXAMPLE_IMAGE.to_json(),
     "Finding": Finding("", "", "").to_json(),
