@@ -636,6 +636,8 @@ def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
     if kind != "ended":
         raise SystemExit(f"killtest: the embedded host does not come up: {said}")
     sizes: dict[str, Size] = {}
+    # Where an earlier run was stopped.
+    in_child(lambda: run(world, clean_up), limit=STARTED_AT_MOST)
     try:
         for number in log.missing:
             draw, scenario = chosen(options.seed, number, SCENARIOS)
@@ -651,10 +653,16 @@ def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
             )
     finally:
         in_child(lambda: remove_foreign_objects(world), limit=STARTED_AT_MOST)
-        in_child(lambda: run(world, lambda facade, _: facade.delete(everything=True) and None), limit=STARTED_AT_MOST)
+        in_child(lambda: run(world, clean_up), limit=STARTED_AT_MOST)
         in_child(lambda: run(world, lambda facade, _: facade.host_down(force=True) and None), limit=STARTED_AT_MOST)
         if not options.state:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def clean_up(facade: Vmprov, _: World) -> None:
+    """Remove all machines, and what was left behind."""
+    facade.delete(everything=True)
+    facade.gc()
 
 
 def take_image(world: World) -> None:
@@ -747,6 +755,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.points = options.points or (1000 if options.simulator else 100)
+    # In the background, an interrupt is ignored; this ends it as cleanly.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     preload()
     log, started = Log(options), time.monotonic()
     (simulate if options.simulator else on_embedded_host)(options, log)
