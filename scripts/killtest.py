@@ -55,6 +55,8 @@ TOUCHING = tuple(
 FOREIGN = "somebody-elses"
 OTHER = "ffff"  # another installation
 STARTED_AT_MOST = 1800.0
+# What guests say in emulation on a machine that has too much to do.
+OVERLOADED = ("kernel-panic", "soft-lockup", "hard-lockup", "rcu-stall", "hung-task")
 # So often a command is tried again because guests panicked.
 _PATIENCE = 4
 
@@ -116,14 +118,14 @@ class Point:
 
 
 class GuestPanicked(AssertionError):
-    """A guest's kernel panicked: emulated machines do, on a machine that has too much to do."""
+    """A guest's kernel gave up, or complained that it was not let run."""
 
 
 def see_well(vms: Sequence[VMView]) -> None:
     """Raise AssertionError for machines that did not become ready."""
     bad = [vm for vm in vms if vm.verdict not in ("success", "")]
     told = "; ".join(f"{vm.name}: {vm.verdict}: {vm.why}" for vm in bad)
-    if bad and all((vm.judgement or {}).get("class") == "kernel-panic" for vm in bad):
+    if bad and all((vm.judgement or {}).get("class") in OVERLOADED for vm in bad):
         raise GuestPanicked(told)
     if bad:
         raise AssertionError(told)
@@ -634,6 +636,8 @@ def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
     if kind != "ended":
         raise SystemExit(f"killtest: the embedded host does not come up: {said}")
     sizes: dict[str, Size] = {}
+    # Where an earlier run was stopped.
+    in_child(lambda: run(world, clean_up), limit=STARTED_AT_MOST)
     try:
         for number in log.missing:
             draw, scenario = chosen(options.seed, number, SCENARIOS)
@@ -649,10 +653,16 @@ def on_embedded_host(options: argparse.Namespace, log: Log) -> None:
             )
     finally:
         in_child(lambda: remove_foreign_objects(world), limit=STARTED_AT_MOST)
-        in_child(lambda: run(world, lambda facade, _: facade.delete(everything=True) and None), limit=STARTED_AT_MOST)
+        in_child(lambda: run(world, clean_up), limit=STARTED_AT_MOST)
         in_child(lambda: run(world, lambda facade, _: facade.host_down(force=True) and None), limit=STARTED_AT_MOST)
         if not options.state:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def clean_up(facade: Vmprov, _: World) -> None:
+    """Remove all machines, and what was left behind."""
+    facade.delete(everything=True)
+    facade.gc()
 
 
 def take_image(world: World) -> None:
@@ -745,6 +755,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.points = options.points or (1000 if options.simulator else 100)
+    # In the background, an interrupt is ignored; this ends it as cleanly.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     preload()
     log, started = Log(options), time.monotonic()
     (simulate if options.simulator else on_embedded_host)(options, log)

@@ -11,9 +11,9 @@ from typing import Any
 class VMView:
     """A VM as it is now.
 
-    ``state``: creating, running, stopped, paused, crashed, missing (its domain is gone), failed (kept on failure),
-    deleting, broken (could not be removed fully), removed, unchanged (in a result: nothing was begun with it), or
-    unknown (its host does not answer).
+    ``state``: creating, rebuilding, running, stopped, paused, crashed, missing (its domain is gone), failed (kept on
+    failure), deleting, broken (could not be removed fully), removed, unchanged (in a result: nothing was begun with
+    it), or unknown (its host does not answer).
     ``verdict``: success, failed, timeout, cancelled, or "" while there is none. ``judgement``: the verdict in full -
     its class, stage, evidence and offset, as in ``vmprov.flows.verdict.Verdict.to_json`` - or ``None``.
     ``memory`` and ``disk`` in bytes; ``seconds`` from the request to the verdict; ``console_log`` a path.
