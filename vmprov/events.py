@@ -5,11 +5,13 @@ An event says *what* happened to *whom*; it never carries a secret and is never 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,93 @@ class Output(Event):
     vm: str
     source: str
     line: str
+
+
+# what is written down
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationBegan(Event):
+    """A command is alone at work on a lab now; ``id`` is its number in the journal."""
+
+    id: int
+    command: str
+    lab: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationEnded(Event):
+    """It is done with it."""
+
+    id: int
+    command: str
+    lab: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepChanged(Event):
+    """A step of an operation is about to be done, or was done or undone; ``state`` as in the journal."""
+
+    operation: int
+    subject: str
+    step: str
+    what: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Event):
+    """Something is ours from now on: a ``lab``, a ``vm``, or an outside object by its kind.
+
+    ``vm`` -- whose it is; empty for what a lab shares. ``fields`` -- what is recorded of it.
+    """
+
+    kind: str
+    name: str
+    lab: str
+    vm: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed(Event):
+    """Fields of a VM's record have other values now: its state, verdict, address, and so on."""
+
+    vm: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(Event):
+    """A VM has another name now."""
+
+    vm: str
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten(Event):
+    """Something is no longer ours: it is gone, or never came to be."""
+
+    kind: str
+    name: str
+    lab: str = ""
+    vm: str = ""
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as an object for JSON: its kind, and when that was (seconds since the epoch), before its fields.
+
+    >>> event_json(Renamed(vm="web-1", new="web-2")) | {"at": 0}
+    {'event': 'renamed', 'at': 0, 'vm': 'web-1', 'new': 'web-2'}
+    """
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(event).__name__).lower()
+    values: dict[str, Any] = {"event": kind, "at": time.time(), **vars(event)}
+    # A clock of this process alone.
+    if (started := values.pop("started", None)) is not None:
+        values["seconds_ago"] = round(time.monotonic() - started, 3)
+    return values
 
 
 Listener = Callable[[Event], None]

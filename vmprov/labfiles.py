@@ -73,8 +73,10 @@ class LabFiles(Collection):
 
     def drift(self, targets: Sequence[str] = ()) -> list[Drift]:
         """How VMs differ from what is recorded of them: of labs and VMs that are named, or of all. Reads only."""
+        from vmprov.engine.at_work import is_at_work
         from vmprov.engine.observe import observe
         from vmprov.engine.plan import drift_of
+        from vmprov.engine.rename import pending
 
         vms = self.select(targets) if targets else self.store.vms()
         found: dict[str, Drift] = {}
@@ -83,8 +85,11 @@ class LabFiles(Collection):
             ctx: Context = self.context(host, driver)
             members = [vm for vm in vms if (vm.host, vm.driver) == (host, driver)]
             seen = observe(ctx, members)
+            names = {lab: pending(self.store, lab) for lab in {vm.lab for vm in members} if not is_at_work(ctx, lab)}
             for vm in members:
                 reasons = [str(reason) for reason in drift_of(vm, seen[vm.name])]
+                if new := names.get(vm.lab, {}).get(vm.name):
+                    reasons.insert(0, f"name: {vm.name} -> {new}")
                 found[vm.name] = Drift(vm=vm.name, lab=vm.lab, state=str(seen[vm.name].state), drift=reasons)
         return [found[vm.name] for vm in vms]
 

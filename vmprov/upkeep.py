@@ -119,7 +119,7 @@ class Upkeep(Workspace):
         """
         from vmprov.engine import power
         from vmprov.engine.at_work import at_work
-        from vmprov.engine.rename import is_done, rename
+        from vmprov.engine.rename import check_free, is_done, rename
         from vmprov.spec.names import check_name
 
         try:
@@ -131,6 +131,7 @@ class Upkeep(Workspace):
         ctx.host.up(self.events)
         with at_work(ctx, vm.lab, "rename") as operation:
             if not is_done(self.store, name, new):
+                check_free(ctx, new)
                 if restart and not vm.adopted:
                     power.stop(ctx, self.store.vm(name), deadline, force=False)
                 rename(ctx, operation, name, new)

@@ -78,7 +78,7 @@ class Workspace:
         with self._lock:
             if self._store is None:
                 self.home.create()
-                self._store = Store(self.home.database)
+                self._store = Store(self.home.database, events=self.events)
                 if self._store.anew:
                     self.events.emit(Note(text=_LOST))
             return self._store

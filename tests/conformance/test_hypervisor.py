@@ -265,6 +265,46 @@ def test_what_is_no_definition_of_a_domain_is_refused(hypervisor: Hypervisor, xm
         hypervisor.define_domain(xml)
 
 
+def test_a_renamed_domain_is_the_same_under_its_new_name(hypervisor: Hypervisor, own: Names) -> None:
+    identity = str(uuid.uuid4())
+    hypervisor.define_domain(domain_xml(own("a"), identity=identity))
+
+    renamed = hypervisor.rename_domain(own("a"), own("b"))
+
+    assert renamed == hypervisor.domain(own("b")) == Domain(own("b"), identity, DomainState.STOPPED, MARK)
+    assert hypervisor.domain(own("a")).state is DomainState.MISSING
+    assert ET.fromstring(hypervisor.domain_definition(own("b"))).findtext("name") == own("b")
+    hypervisor.start_domain(own("b"))
+    assert hypervisor.domain(own("b")).state is DomainState.RUNNING
+
+
+def test_a_running_domain_is_not_renamed(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.define_domain(domain_xml(own("a")))
+    hypervisor.start_domain(own("a"))
+
+    with pytest.raises(LibvirtFailed, match=own("a")):
+        hypervisor.rename_domain(own("a"), own("b"))
+
+    assert hypervisor.domain(own("a")).state is DomainState.RUNNING
+    assert hypervisor.domain(own("b")).state is DomainState.MISSING
+
+
+def test_a_domain_does_not_get_the_name_of_another(hypervisor: Hypervisor, own: Names) -> None:
+    hypervisor.define_domain(domain_xml(own("a")))
+    there = hypervisor.define_domain(domain_xml(own("b")))
+
+    with pytest.raises(NameTaken, match=own("b")):
+        hypervisor.rename_domain(own("a"), own("b"))
+
+    assert hypervisor.domain(own("b")) == there
+    assert hypervisor.domain(own("a")).state is DomainState.STOPPED
+
+
+def test_a_domain_that_does_not_exist_is_not_renamed(hypervisor: Hypervisor, own: Names) -> None:
+    with pytest.raises(LibvirtFailed, match=own("a")):
+        hypervisor.rename_domain(own("a"), own("b"))
+
+
 def test_starting_a_running_domain_leaves_it_running(hypervisor: Hypervisor, own: Names) -> None:
     hypervisor.define_domain(domain_xml(own("a")))
 

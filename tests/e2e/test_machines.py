@@ -26,8 +26,6 @@ stages:
       - {{text: "Start PXE", class: pxe}}
   - stage: hello
     expect: "{SAID}"
-    fail:
-      - {{text: "Access Denied", class: not-signed, why: Firmware starts nothing unsigned.}}
 """
 THEIRS = """<network>
   <name>theirs</name>
@@ -110,7 +108,7 @@ def test_under_secure_boot_an_unsigned_file_is_refused_and_the_verdict_says_so(
     (vm,) = ran.json["vms"]
 
     assert ran.code == 1
-    assert (vm["verdict"], vm["judgement"]["class"], vm["state"]) == ("failed", "not-signed", "removed")
+    assert (vm["verdict"], vm["judgement"]["class"], vm["state"]) == ("failed", "secure-boot-refused", "removed")
     assert re.search("failed to load.*Access Denied", vm["judgement"]["evidence"])
 
 

@@ -103,3 +103,15 @@ def test_the_main_job_works_on_the_systems_own_libvirt(system: Cli) -> None:
 
     assert (sorted(result["deleted"]), result["failed"]) == (["sys-1", "sys-2"], [])
     assert not any((Path("/sys/class/net") / vm["bridge"]).exists() for vm in made["vms"])
+
+
+def test_firmware_and_tpm_work_where_qemu_is_a_user_of_its_own(system: Cli) -> None:
+    made = system(
+        "create", "--name", "uefi", "--image", "tiny", "--memory", "256MiB", "--firmware", "uefi", "--tpm",
+        "--extra-disk", "1GiB", "--json",
+    )  # fmt: skip
+
+    assert [vm["verdict"] for vm in made.json["vms"]] == ["success"]
+    assert system("ssh", "uefi", "--", "ls", "-d", "/sys/firmware/efi", "/dev/tpm0", "/dev/vdc").code == 0
+    assert system("delete", "uefi", "--yes", "--json").json["failed"] == []
+    assert list((STATE / "swtpm").iterdir()) == []

@@ -37,6 +37,8 @@ SEAMS = {
     "yaml": ["vmprov/documents.py"],
     "re2": ["vmprov/flows/"],
     "httpx": ["vmprov/day0/https.py"],
+    "fastapi": ["vmprov/day0/orchestrator/"],
+    "uvicorn": ["vmprov/day0/orchestrator/"],
 }
 # Spelled apart, so that this file does not find itself. Where packages come from is the user's affair.
 MIRRORS = [

@@ -229,6 +229,32 @@ def test_a_dry_run_makes_no_state_outside_its_directory(cli: Cli) -> None:
         ((*CREATE, "--flow", "nope"), "unknown flow 'nope'"),
         (("console", "nope"), "no VM called 'nope'"),
         (("image", "show", "nope"), "no image called 'nope'"),
+        ((*CREATE, "--label", "role"), "--label: 'role' is not KEY=VALUE"),
+        ((*CREATE, "--label", "a b=c"), "label 'a b' is not allowed"),
+        ((*CREATE, "--label", "password=c"), "looks like a secret"),
+        ((*CREATE, "--ttl", "soon"), "--ttl: 'soon' is not a duration"),
+        ((*CREATE, "--on-failure", "cry"), "'cry' is not one of"),
+        ((*CREATE, "--on-failure", "stop", "--keep-on-failure"), "contradict each other"),
+        (("start",), "Missing argument 'VM|LAB ...', or --selector"),
+        (("stop", "-l", "role=edge"), "no VM has the labels role=edge"),
+        (("watch", "-l", "=x"), "selector: label '' is not allowed"),
+        (("logs", "-l", "a b"), "selector: label 'a b' is not allowed"),
+        (("delete", "--all", "-l", "a=b"), "--all does not go with --selector"),
+        (("show", "--timeline", "x.svg"), "Missing argument 'VM|LAB'"),
+        (("protect",), "Missing argument 'VM|LAB ...', or --selector"),
+        (("protect", "nope"), "no VM or lab called 'nope'"),
+        (("renew", "nope", "--ttl", "soon"), "--ttl: 'soon' is not a duration"),
+        (("label", "nope"), "no label was named"),
+        (("label", "nope", "a=b", "a-"), "label 'a' is changed twice"),
+        (("label", "nope", "a b=c"), "label 'a b' is not allowed"),
+        (("rebuild", "nope"), "no VM or lab called 'nope'"),
+        (("resize", "nope"), "nothing to change was named"),
+        (("resize", "nope", "--cpus", "2"), "no VM called 'nope'"),
+        (("resize", "nope", "--disk", "1GiB", "--disk", "2GiB"), "this disk is named twice"),
+        (("rename", "nope", "other"), "no VM called 'nope'"),
+        (("rename", "nope", "A b"), "name 'A b' is not allowed"),
+        (("import", "nope"), "no domain called 'nope' on fake:"),
+        (("import", "Nope"), "give it another one with --name"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(cli: Cli, words: tuple[str, ...], said: str) -> None:
@@ -428,6 +454,106 @@ def test_an_empty_list_says_what_to_do(cli: Cli) -> None:
 
     assert (ran.code, ran.out) == (0, "")
     assert "vmprov create" in ran.err
+
+
+def test_list_tells_of_labels_and_terms_where_there_are_any(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a", "--label", "role=edge", "--ttl", "200m", "--protect")
+    cli(*CREATE, "--name", "b")
+
+    header, first, second = cli("list").out.splitlines()
+
+    assert header.split()[-3:] == ["EXPIRES", "LABELS", "NOTES"]
+    assert first.endswith(" in 3h    role=edge  protected")
+    assert second.split()[-3:] == ["-", "-", "-"]
+    assert [vm["name"] for vm in cli("list", "-l", "role=edge", "--json").json] == ["a"]
+    assert cli("list", "-l", "role=core", "--json").json == []
+
+
+def test_show_tells_of_labels_and_terms_in_words(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a", "--label", "role=edge", "--label", "env=test", "--ttl", "80h")
+
+    lines = dict(line.split(maxsplit=1) for line in cli("show", "-l", "role").out.splitlines())
+
+    assert (lines["labels"], lines["protected"], lines["adopted"]) == ("env=test,role=edge", "no", "no")
+    assert lines["expires"].endswith("(in 3d)")
+
+
+def test_commands_take_selectors(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a", "--label", "role=edge")
+    cli(*CREATE, "--name", "b")
+
+    codes = [
+        cli(*words, "-l", "role=edge").code
+        for words in (("stop",), ("start",), ("reboot",), ("status",), ("show",), ("logs",), ("protect",), ("watch",))
+    ]
+    removed = cli("delete", "-l", "!role", "--yes", "--json").json
+
+    assert codes == [0] * len(codes)
+    assert removed["deleted"] == ["b"]
+    assert cli("delete", "-l", "role=core", "--yes").code == 0
+
+
+def test_protected_machines_make_the_exit_code_1_and_are_told(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a", "--protect")
+    cli(*CREATE, "--name", "b")
+
+    ran = cli("delete", "--all", "--yes")
+
+    assert (ran.code, ran.out) == (1, "removed: b\n")
+    assert ran.said == "vmprov: a: it is protected; allow it with: vmprov protect --off a"
+
+
+def test_a_question_is_asked_before_data_is_lost_or_a_machine_rebooted(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a")
+
+    rebuilt, resized = cli("rebuild", "a"), cli("resize", "a", "--cpus", "2")
+
+    assert (rebuilt.code, rebuilt.said) == (2, "vmprov: nothing was rebuilt; use --yes to rebuild without being asked")
+    assert (resized.code, resized.said) == (
+        2,
+        "vmprov: nothing was changed; use --yes to reboot it without being asked",
+    )
+    assert cli("rebuild", "a", typed="y\n").code == cli("resize", "a", "--cpus", "2", typed="y\n").code == 0
+    assert cli("show", "a", "--json").json["cpus"] == 2
+
+
+def test_a_machine_that_is_off_is_resized_without_a_question(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a")
+    cli("stop", "a")
+
+    assert cli("resize", "a", "--cpus", "2", "--json").json["vms"][0]["state"] == "stopped"
+
+
+def test_a_renamed_machine_answers_to_its_new_name(cli: Cli) -> None:
+    cli(*CREATE, "--name", "a")
+
+    assert cli("rename", "a", "b").code == 1
+    assert cli("rename", "a", "b", "--restart", "--json").json["vms"][0]["name"] == "b"
+    assert [vm["name"] for vm in cli("list", "--json").json] == ["b"]
+
+
+def test_all_of_a_lab_can_be_undone_or_kept_when_one_machine_fails(cli: Cli) -> None:
+    words = (
+        "create",
+        "--driver",
+        "fake",
+        "--image",
+        "",
+        "--count",
+        "2",
+        "--flow",
+        "login",
+        "--timeout",
+        "1s",
+        "--json",
+    )
+    environ = {"VMPROV_SUBNETS": "10.87.0.0/28"}  # room for one
+
+    undone = cli(*words, "--on-failure", "rollback-lab", **environ).json
+    kept = cli(*words, "--on-failure", "keep", **environ).json
+
+    assert {vm["state"] for vm in undone["vms"]} == {"removed"}
+    assert sorted(vm["state"] for vm in kept["vms"]) == ["failed", "running"]
 
 
 def test_show_prints_a_line_per_field(cli: Cli) -> None:

@@ -456,6 +456,8 @@ def test_a_fault_takes_the_place_of_the_same_kind_for_the_same_node() -> None:
     assert found == ["panic:os", "panic:micro-os"]
     faults.clear(SERIAL)
     assert [one.serial for one in faults.on] == [""]
+    faults.remove(parse("panic"))
+    assert faults.on == []
 
 
 # what is told of the lab

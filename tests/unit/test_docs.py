@@ -280,7 +280,7 @@ def test_commands_named_in_the_text_exist(page: Path) -> None:
         assert set(OPTION.findall(" ".join(own))) <= allowed, f"`{span}` has an option that does not exist"
 
 
-@pytest.mark.parametrize("words", [["nope"], ["create", "--nope"], ["host"], ["show"], ["image", "nope"]])
+@pytest.mark.parametrize("words", [["nope"], ["create", "--nope"], ["host"], ["resize"], ["image", "nope"]])
 def test_what_vmprov_does_not_take_would_be_found(words: list[str]) -> None:
     assert refuse(words)
 

@@ -151,6 +151,16 @@ LINES = [
     ),
     ("nothing-to-boot", "No bootable device.  Retrying in 60 seconds.", "Boot failed: not a bootable disk"),
     (
+        "secure-boot-refused",
+        'BdsDxe: failed to load Boot0002 "UEFI HTTPv4 (MAC:525400F0F83A)" from PciRoot(0x0)/Uri(): Access Denied',
+        'BdsDxe: failed to load Boot0002 "UEFI HTTPv4 (MAC:52540064F59A)" from PciRoot(0x0)/Uri(): Not Found',
+    ),
+    (
+        "secure-boot-refused",
+        'BdsDxe: failed to start Boot0004 "EFI Internal Shell" from Fv(7CB8BDC9)/FvFile(7C04A583): Security Violation',
+        'BdsDxe: failed to start Boot0004 "EFI Internal Shell" from Fv(7CB8BDC9)/FvFile(7C04A583): Not Found',
+    ),
+    (
         "nothing-to-boot",
         "BdsDxe: No bootable option or device was found.",
         'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x3,0x0): Not Found',

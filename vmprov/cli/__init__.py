@@ -17,6 +17,7 @@ import click
 
 from vmprov import __version__
 from vmprov.errors import Interrupted, VmprovError
+from vmprov.events import Listener
 from vmprov.waiting import Cancel
 
 # Command -> (module below vmprov.cli, what --help says).
@@ -96,6 +97,8 @@ class Session:
     def __init__(self, *, debug: bool) -> None:
         self.debug = debug
         self.cancel = Cancel()
+        # Who else hears of everything that happens.
+        self.listeners: list[Listener] = []
 
     def cancel_on_signals(self, *, quietly: bool = False) -> None:
         """The first Ctrl-C (or SIGTERM) asks the operation to stop cleanly; the second one leaves at once."""

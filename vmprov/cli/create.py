@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.machine import given, machine_options, machine_wishes
 from vmprov.cli.options import host_option, json_option, opened, print_json, report_outcomes
 from vmprov.cli.progress import choose_progress
@@ -43,6 +44,7 @@ from vmprov.views import CreateResult
 @click.option("--output", type=click.Choice(["table", "yaml"]), default="table", show_default=True,
               help="With --dry-run, yaml prints the lab file that means the same.")  # fmt: skip
 @json_option
+@events_option
 @click.pass_context
 def create_command(
     context: click.Context, /, host: str, dry_run: bool, output: str, as_json: bool, **wanted: Any

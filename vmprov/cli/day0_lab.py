@@ -56,11 +56,12 @@ def status(session: Session, as_json: bool) -> None:
 @lab_command.command("fault")
 @click.argument("name", metavar="NAME|none")
 @click.option("--serial", metavar="NUMBER", default="", help="For this node only.")
+@click.option("--off", is_flag=True, help="Switch it off again.")
 @click.pass_obj
-def fault(session: Session, name: str, serial: str) -> None:
+def fault(session: Session, name: str, serial: str, off: bool) -> None:
     """Have something go wrong from now on; ``none`` switches all faults off."""
     with opened(session) as vmprov:
-        vmprov.day0_lab.fault(name, serial_number=serial)
+        vmprov.day0_lab.fault(name, serial_number=serial, off=off)
         lab = vmprov.day0_lab.status()
     _show_faults(lab)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.options import agrees, json_option, opened, print_json, report, selector_option
 from vmprov.cli.progress import choose_progress
 from vmprov.errors import Protected, SpecError
@@ -20,6 +21,7 @@ from vmprov.views import DeleteResult, Failure
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
+@events_option
 @click.pass_obj
 def delete_command(
     session: Session, targets: tuple[str, ...], selector: str | None, everything: bool, yes: bool, dry_run: bool,

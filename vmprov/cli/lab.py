@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.options import agrees, json_option, opened, print_json, print_table, report_outcomes, selector_option
 from vmprov.cli.progress import choose_progress
 from vmprov.cli.spec import pairs, set_option, var_option
@@ -71,6 +72,7 @@ def plan_command(
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--on-failure", type=click.Choice(["rollback-vm", "keep", "rollback-lab", "stop"]), default="rollback-vm",
               show_default=True, help="What becomes of a machine that fails, and of the others.")  # fmt: skip
+@events_option
 @click.pass_obj
 def apply_command(
     session: Session, file: str, overrides: tuple[str, ...], variables: tuple[str, ...], targets: tuple[str, ...],

@@ -68,7 +68,7 @@ def agrees(question: str) -> bool:
 @contextmanager
 def opened(session: Session, *listeners: Listener) -> Iterator[Vmprov]:
     """The state directory, with this run's cancel token; without listeners, notes are printed on stderr."""
-    with Vmprov(listeners=listeners or (_print_note,), cancel=session.cancel) as vmprov:
+    with Vmprov(listeners=[*(listeners or (_print_note,)), *session.listeners], cancel=session.cancel) as vmprov:
         yield vmprov
 
 

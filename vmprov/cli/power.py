@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.options import chosen, duration, opened, report, selector_option
 from vmprov.cli.progress import choose_progress
 from vmprov.lab import Vmprov
@@ -44,6 +45,7 @@ def _run(
 @selector_option
 @_no_wait
 @_timeout("10m")
+@events_option
 @click.pass_obj
 def start_command(session: Session, names: tuple[str, ...], selector: str | None, no_wait: bool, timeout: str) -> int:
     """Power machines on and wait until they are ready."""
@@ -56,6 +58,7 @@ def start_command(session: Session, names: tuple[str, ...], selector: str | None
 @selector_option
 @_force
 @_timeout("2m")
+@events_option
 @click.pass_obj
 def stop_command(session: Session, names: tuple[str, ...], selector: str | None, force: bool, timeout: str) -> int:
     """Ask machines to shut down, and wait until they have."""
@@ -69,6 +72,7 @@ def stop_command(session: Session, names: tuple[str, ...], selector: str | None,
 @_force
 @_no_wait
 @_timeout("10m")
+@events_option
 @click.pass_obj
 def reboot_command(
     session: Session, names: tuple[str, ...], selector: str | None, force: bool, no_wait: bool, timeout: str

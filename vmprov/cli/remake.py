@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.lab import print_plan
 from vmprov.cli.options import (
     agrees,
@@ -50,6 +51,7 @@ def _work(session: Session, action: Callable[[Vmprov], WorkResult], *, as_json: 
 @click.option("--parallel", type=int, default=0, help="Most machines booting at once (default: by cores and memory).")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
+@events_option
 @click.pass_obj
 def rebuild_command(
     session: Session, targets: tuple[str, ...], selector: str | None, image: str | None, parallel: int, yes: bool,
@@ -75,6 +77,7 @@ def rebuild_command(
 @click.option("--disk", "disks", multiple=True, metavar="[NAME=]SIZE", help="The system disk, or a data disk; larger.")
 @click.option("--yes", is_flag=True, help="Do not ask before a machine is rebooted.")
 @json_option
+@events_option
 @click.pass_obj
 def resize_command(
     session: Session, name: str, cpus: int | None, memory: str | None, disks: tuple[str, ...], yes: bool, as_json: bool
@@ -101,6 +104,7 @@ def resize_command(
 @click.option("--restart", is_flag=True, help="Shut it down for that, and start it afterwards.")
 @click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Longest time to wait for it.")
 @json_option
+@events_option
 @click.pass_obj
 def rename_command(session: Session, name: str, new: str, restart: bool, timeout: str, as_json: bool) -> int:
     """Give a machine another name. It must be off. Its guest learns of it when the machine is rebuilt.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from vmprov.cli import Session
+from vmprov.cli.events import events_option
 from vmprov.cli.options import chosen, duration, json_option, opened, print_json, print_table, selector_option
 from vmprov.cli.progress import LiveProgress, PlainProgress, Row
 from vmprov.errors import SpecError
@@ -33,6 +34,7 @@ from vmprov.views import Usual, VMView
 @click.option("--flow", default="", metavar="NAME|FILE", help="With --port: what it has to pass.")
 @click.option("--timeout", default="", metavar="DURATION", help="With --port: longest time to the verdict.")
 @json_option
+@events_option
 @click.pass_obj
 def watch_command(
     session: Session,

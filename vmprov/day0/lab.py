@@ -213,14 +213,14 @@ class Day0Lab:
             faults=tuple(Fault(**one) for one in state.get("faults", ())),
         )
 
-    def fault(self, name: str, *, serial_number: str = "") -> None:
-        """Switch a fault on, for all nodes or one; ``none`` switches all off, or those of one node.
+    def fault(self, name: str, *, serial_number: str = "", off: bool = False) -> None:
+        """Switch a fault on (or ``off``), for all nodes or one; ``none`` switches all off, or those of one node.
 
         Raises :class:`SpecError` for a fault that there is not, or not for one node.
         """
         if name != NO_FAULT:
             _parse(name, serial_number)
-        self._ask("fault", json.dumps({"fault": name, "serial": serial_number}))
+        self._ask("fault", json.dumps({"fault": name, "serial": serial_number, "off": off}))
 
     def reset(self) -> None:
         """Forget all hosts and faults; the first OS profile is the default again."""

@@ -12,6 +12,7 @@ from vmprov.errors import Failed, NameTaken, NotFound, SpecError
 from vmprov.hypervisor import Domain, DomainState
 from vmprov.hypervisor.definitions import parse_definition
 from vmprov.hypervisor.hardware import Hardware, read_hardware
+from vmprov.paths import make_private
 from vmprov.spec.names import check_name
 from vmprov.spec.wishes import Wishes
 from vmprov.store import Nic, VMRecord, labels_column, nics_column
@@ -73,7 +74,7 @@ def admit(ctx: Context, domain: str, *, lab: str, name: str, wishes: Wishes | No
             protected=kept.protect, expires=time.time() + kept.ttl if kept.ttl else 0.0, nics=nics_column(nics),
             adopted=1,
         )  # fmt: skip
-        ctx.home.vm(name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(ctx.home.vm(name))
         return ctx.store.vm(name)
 
 

@@ -48,9 +48,9 @@ def adopt(ctx: Context, vm: VMRecord, network: str, boot: Boot) -> None:
             )
         if adopter(current) not in ("", ctx.store.installation):
             raise InUse(f"network {network} is adopted by another vmprov (installation {adopter(current)})")
+        ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind=KIND, name=network, told=told)
         if not others:
             _write(file, current)
-        ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind=KIND, name=network, told=told)
         if not adopter(current):
             original = file.read_text()
             wanted = adopted_xml(original, boot, ctx.store.installation)

@@ -52,7 +52,7 @@ def rename(ctx: Context, operation: Operation, name: str, new: str) -> None:
     if not vm.adopted and found.uuid == vm.uuid and found.state in (DomainState.RUNNING, DomainState.PAUSED):
         raise Failed(f"{name} is {found.state}", hint="stop it before, or use --restart")
     with ctx.store.transaction():
-        _check_free(ctx, new)
+        check_free(ctx, new)
         ctx.store.lease(host="", kind=NEW_NAME, lab=vm.lab, vm=name, candidates=[new])
     try:
         _check_domain(ctx, vm, _domain_of(ctx, vm, new))
@@ -69,7 +69,8 @@ def finish_renames(ctx: Context, operation: Operation, lab: str) -> None:
         finish(ctx, operation, ctx.store.vm(name), new)
 
 
-def _check_free(ctx: Context, new: str) -> None:
+def check_free(ctx: Context, new: str) -> None:
+    """Raise :class:`NameTaken` if a VM cannot get this name."""
     if new in {vm.name for vm in ctx.store.vms()} | ctx.store.leased(host="", kind=NEW_NAME):
         raise NameTaken(f"there is a VM called {new!r} already", hint="choose another name")
     if ctx.store.lab(new) is not None:

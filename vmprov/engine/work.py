@@ -337,7 +337,9 @@ class Work:
         """A VM's steps were undone; with that, one that was being made is gone."""
         if subject not in self._records:
             return
-        outcome = self._outcomes.get(subject) or replace(self._succeeded(subject), verdict="cancelled")
+        outcome = self._outcomes.get(subject) or replace(
+            self._succeeded(subject), verdict="failed", why="it was undone with the others, since one of them failed"
+        )
         gone = self._ctx.store.has_vm(subject) is False
         if left:
             outcome = replace(outcome, state="broken", why="; ".join(filter(None, [outcome.why, *left])))

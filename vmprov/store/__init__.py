@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from vmprov.errors import HostNotReady, NameTaken, NotFound
+from vmprov.events import Changed, Forgotten, Recorded, Renamed
 from vmprov.store.clock import follow_clock
 from vmprov.store.database import Database, Row, is_conflict, known_identity, set_aside
 from vmprov.store.journal import Entry, Operation, Past, past_operations
@@ -92,10 +93,13 @@ class Store(Database):
 
     def add_lab(self, name: str, *, host: str, driver: str) -> None:
         """Record a lab; one that exists stays as it is."""
-        self.write(
-            "INSERT OR IGNORE INTO labs (name, host, driver, created) VALUES (?, ?, ?, ?)",
-            name, host, driver, time.time(),
-        )  # fmt: skip
+        with self.transaction():
+            if self.lab(name) is None:
+                self.write(
+                    "INSERT INTO labs (name, host, driver, created) VALUES (?, ?, ?, ?)",
+                    name, host, driver, time.time(),
+                )  # fmt: skip
+                self.tell(Recorded(kind="lab", name=name, lab=name, fields={"host": host, "driver": driver}))
 
     def update_lab(self, name: str, *, spec: str) -> None:
         """Remember the file that was applied last."""
@@ -107,6 +111,7 @@ class Store(Database):
             used = self.rows("SELECT 1 FROM vms WHERE lab = ? UNION ALL SELECT 1 FROM owned WHERE lab = ?", name, name)
             if not used:
                 self.write("DELETE FROM labs WHERE name = ?", name)
+                self.tell(Forgotten(kind="lab", name=name, lab=name))
             return not used
 
     # VMs
@@ -135,11 +140,14 @@ class Store(Database):
     def add_vm(self, **columns: str | int | float) -> int:
         """Record a VM; returns its id. Raises :class:`NameTaken` if there is one of that name."""
         try:
-            return self.write(
-                f"INSERT INTO vms ({', '.join(columns)}, created) "  # noqa: S608 - our own column names
-                f"VALUES ({', '.join('?' * (len(columns) + 1))})",
-                *columns.values(), time.time(),
-            )  # fmt: skip
+            with self.transaction():
+                number = self.write(
+                    f"INSERT INTO vms ({', '.join(columns)}, created) "  # noqa: S608 - our own column names
+                    f"VALUES ({', '.join('?' * (len(columns) + 1))})",
+                    *columns.values(), time.time(),
+                )  # fmt: skip
+                self.tell(Recorded(kind="vm", name=str(columns["name"]), lab=str(columns["lab"]), fields=columns))
+            return number
         except HostNotReady as problem:
             if is_conflict(problem):
                 raise NameTaken(f"there is a VM called {columns['name']!r} already") from problem
@@ -147,10 +155,12 @@ class Store(Database):
 
     def update_vm(self, name: str, **columns: str | int | float) -> None:
         """Change columns of a VM's record; a VM that is gone stays gone."""
-        self.write(
-            f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
-            *columns.values(), name,
-        )  # fmt: skip
+        with self.transaction():
+            self.write(
+                f"UPDATE vms SET {', '.join(f'{column} = ?' for column in columns)} WHERE name = ?",  # noqa: S608
+                *columns.values(), name,
+            )  # fmt: skip
+            self.tell(Changed(vm=name, fields=columns))
 
     def update_nic(self, name: str, place: int, **changes: str) -> None:
         """Change what is recorded of a VM's NIC, counted from 0; a VM that is gone stays gone."""
@@ -182,10 +192,13 @@ class Store(Database):
             for table in ("owned", "leases"):
                 self.write(f"UPDATE {table} SET vm = ? WHERE vm = ?", new, name)  # noqa: S608 - our own tables
             self.write("UPDATE vms SET name = ?, domain = ? WHERE name = ?", new, domain, name)
+            self.tell(Renamed(vm=name, new=new))
 
     def remove_vm(self, name: str) -> None:
         """Forget a VM and its leases; what it still owns must be disowned first."""
-        self.write("DELETE FROM vms WHERE name = ?", name)
+        with self.transaction():
+            self.write("DELETE FROM vms WHERE name = ?", name)
+            self.tell(Forgotten(kind="vm", name=name))
 
     # past runs of flows
 
@@ -284,10 +297,12 @@ class Store(Database):
 
     def own(self, *, lab: str, vm: str = "", host: str, kind: str, name: str, **detail: str) -> None:
         """Record an outside object before it is made; recording it twice is the same as once."""
-        self.write(
-            "INSERT OR IGNORE INTO owned (lab, vm, host, kind, name, detail) VALUES (?, ?, ?, ?, ?, ?)",
-            lab, vm or None, host, kind, name, json.dumps(detail),
-        )  # fmt: skip
+        with self.transaction():
+            self.write(
+                "INSERT OR IGNORE INTO owned (lab, vm, host, kind, name, detail) VALUES (?, ?, ?, ?, ?, ?)",
+                lab, vm or None, host, kind, name, json.dumps(detail),
+            )  # fmt: skip
+            self.tell(Recorded(kind=kind, name=name, lab=lab, vm=vm, fields={"host": host, **detail}))
 
     def owned(self, *, lab: str | None = None, vm: str | None = None, kind: str | None = None) -> list[Owned]:
         """Recorded objects, newest first, so that they can be removed in this order.
@@ -313,7 +328,10 @@ class Store(Database):
 
     def disown(self, owned_id: int) -> None:
         """Forget an object that is gone."""
-        self.write("DELETE FROM owned WHERE id = ?", owned_id)
+        with self.transaction():
+            for row in self.rows("SELECT kind, name, lab, IFNULL(vm, '') AS vm FROM owned WHERE id = ?", owned_id):
+                self.tell(Forgotten(**row))
+            self.write("DELETE FROM owned WHERE id = ?", owned_id)
 
     # leases
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vmprov.errors import DatabaseBroken, HostNotReady
+from vmprov.events import Event, Events
 from vmprov.store.schema import MIGRATIONS
 from vmprov.waiting import Deadline, wait_until
 
@@ -24,12 +25,21 @@ Row = sqlite3.Row
 class Database:
     """One open database. Its methods may be called from any thread."""
 
-    def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS, patience: float = _BUSY_LIMIT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        migrations: Sequence[str] = MIGRATIONS,
+        patience: float = _BUSY_LIMIT,
+        events: Events | None = None,
+    ) -> None:
         """``patience``: seconds to wait for another process that has the database locked."""
         self.path = path
         # Whether an earlier database of this installation is gone, and this is a new one.
         self.anew = False
         self._patience = patience
+        self._events = events or Events()
+        self._untold: list[Event] = []
         self._lock = threading.RLock()
         with self._failing():
             # Transactions are explicit (isolation_level=None): sqlite3's implicit ones begin as readers.
@@ -127,9 +137,17 @@ class Database:
             try:
                 yield
             except BaseException:
+                self._untold.clear()
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            told, self._untold = self._untold, []
+            for event in told:
+                self._events.emit(event)
+
+    def tell(self, event: Event) -> None:
+        """Tell listeners, once what it says is written down; within a transaction."""
+        self._untold.append(event)
 
     def rows(self, query: str, *values: Any) -> list[Row]:
         """What a query finds."""

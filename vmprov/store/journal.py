@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from vmprov.events import OperationBegan, OperationEnded, StepChanged
 from vmprov.store.database import Database
 
 # Operations that are remembered; the oldest make room.
@@ -77,19 +78,28 @@ class Operation:
                 self._command, self._lab, os.getpid(), time.time(),
             )  # fmt: skip
             self._database.write("DELETE FROM operations WHERE id <= ?", self.id - _MOST_OPERATIONS)
+            self._database.tell(OperationBegan(id=self.id, command=self._command, lab=self._lab))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.write("UPDATE operations SET ended = ? WHERE id = ?", time.time(), self.id)
+        with self._database.transaction():
+            self._database.write("UPDATE operations SET ended = ? WHERE id = ?", time.time(), self.id)
+            self._database.tell(OperationEnded(id=self.id, command=self._command, lab=self._lab))
 
     def note(self, step: Doing, state: str, why: str = "") -> None:
         """Write down that a step is about to be done, or what became of it."""
-        self._database.write(
-            "INSERT INTO journal (operation, subject, step, what, state, at, why) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            self.id, step.subject, step.key, step.what, str(state), time.time(), why,
-        )  # fmt: skip
+        with self._database.transaction():
+            self._database.write(
+                "INSERT INTO journal (operation, subject, step, what, state, at, why) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                self.id, step.subject, step.key, step.what, str(state), time.time(), why,
+            )  # fmt: skip
+            self._database.tell(
+                StepChanged(
+                    operation=self.id, subject=step.subject, step=step.key, what=step.what, state=str(state), why=why
+                )
+            )
 
 
 def past_operations(database: Database, lab: str | None, most: int) -> list[Past]:

@@ -25,6 +25,7 @@ class Order(BaseModel):
 
     fault: str
     serial: str = ""
+    off: bool = False
 
 
 def routes(service: Service) -> APIRouter:
@@ -44,14 +45,15 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/fault")
     async def fault(order: Order) -> dict[str, Any]:
-        """Switch a fault on; ``none`` switches all off, or those of one serial number."""
+        """Switch a fault on, or off; ``none`` switches all off, or those of one serial number."""
         if order.fault == "none":
             inventory.faults.clear(order.serial)
         else:
             try:
-                inventory.faults.add(parse(order.fault, order.serial))
+                wanted = parse(order.fault, order.serial)
             except BadFault as problem:
                 raise Refused(400, str(problem)) from problem
+            (inventory.faults.remove if order.off else inventory.faults.add)(wanted)
         return changed()
 
     @router.post("/reset")

@@ -102,9 +102,13 @@ class Faults:
 
     def add(self, fault: Fault) -> None:
         """Switch one on; it takes the place of the same kind for the same node."""
-        self.on = [one for one in self.on if (one.name, one.serial) != (fault.name, fault.serial)]
+        self.remove(fault)
         self.on.append(fault)
         self.struck.clear()
+
+    def remove(self, fault: Fault) -> None:
+        """Switch this kind off for this node, whatever its argument."""
+        self.on = [one for one in self.on if (one.name, one.serial) != (fault.name, fault.serial)]
 
     def clear(self, serial: str = "") -> None:
         """Switch all off, or those of one node."""

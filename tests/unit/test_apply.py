@@ -1,0 +1,460 @@
+"""Labs from files on a simulated host: what is planned, what is done, what drift is, and what a fault leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.unit.test_engine import hypervisor_of, left
+from tests.unit.test_images import qcow2
+from vmprov import Settings, Vmprov
+from vmprov.errors import Failed, LibvirtFailed, NotFound, Protected, SpecError
+from vmprov.events import Changed, Event, Forgotten, Recorded, StageChanged
+from vmprov.hypervisor import DomainState
+from vmprov.hypervisor.fake import FakeHypervisor
+from vmprov.hypervisor.hardware import with_memory
+from vmprov.images import sha256_of
+from vmprov.paths import Home
+from vmprov.spec.lab import LabSpec
+from vmprov.spec.load import parse_lab
+
+BASE = "lab: trial\nhost: 'fake:'\ndriver: fake\ndefaults: {image: '', memory: 64MiB, timeout: 20s}\n"
+THREE = BASE + "vms:\n  web: {count: 2}\n  db: {memory: 128MiB, disks: [{size: 1GiB}], after: [web]}\n"
+
+
+@pytest.fixture
+def vmprov(settings: Settings) -> Iterator[Vmprov]:
+    with Vmprov(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fake(vmprov: Vmprov) -> FakeHypervisor:
+    return hypervisor_of(vmprov)
+
+
+@pytest.fixture
+def image(home: Home) -> str:
+    """An image whose machines are ready at their login prompt."""
+    directory = home.image("tiny")
+    directory.mkdir(parents=True)
+    disk = qcow2(directory / "disk.qcow2")
+    description = {
+        "name": "tiny", "sha256": sha256_of(disk), "size": disk.stat().st_size, "virtual_size": 1 << 20,
+        "login": "console", "user": "root", "source": "test", "created": 0.0,
+    }  # fmt: skip
+    (directory / "image.json").write_text(json.dumps(description))
+    return "tiny"
+
+
+def lab(text: str) -> LabSpec:
+    return parse_lab(text, "lab.yaml")
+
+
+def actions(vmprov: Vmprov, text: str) -> dict[str, str]:
+    return {change.name: change.action.value for change in vmprov.plan(lab(text)).changes}
+
+
+def domain_of(vmprov: Vmprov, vm: str) -> str:
+    return vmprov.store.vm(vm).domain
+
+
+# all goes well
+
+
+def test_what_is_not_there_is_created(vmprov: Vmprov) -> None:
+    assert actions(vmprov, THREE) == {"web-1": "create", "web-2": "create", "db": "create"}
+
+    result = vmprov.apply(lab(THREE))
+
+    assert (result.ok, [vm.name for vm in result.vms]) == (True, ["web-1", "web-2", "db"])
+    assert {vm.name: vm.state for vm in vmprov.vms("trial")} == dict.fromkeys(("web-1", "web-2", "db"), "running")
+
+
+def test_planning_changes_nothing(vmprov: Vmprov) -> None:
+    before = left(vmprov)
+
+    vmprov.plan(lab(THREE))
+
+    assert left(vmprov) == before
+
+
+def test_applying_again_does_nothing(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(THREE))
+    before = left(vmprov)
+
+    result = vmprov.apply(lab(THREE))
+
+    assert (list(result.vms), result.plan["changes"], result.ok) == ([], [], True)
+    assert left(vmprov) == before
+
+
+def test_who_comes_after_others_is_powered_on_once_they_are_ready(vmprov: Vmprov) -> None:
+    seen: list[tuple[str, str]] = []
+    vmprov.events.listen(
+        lambda event: seen.append((event.vm, event.stage)) if isinstance(event, StageChanged) else None
+    )
+
+    vmprov.apply(lab(THREE))
+
+    assert max(seen.index((vm, "ready")) for vm in ("web-1", "web-2")) < seen.index(("db", "power on"))
+
+
+def test_a_changed_field_changes_one_machine_where_it_is(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(THREE))
+    uuid = vmprov.store.vm("db").uuid
+
+    plan = vmprov.plan(lab(THREE.replace("128MiB", "192MiB")))
+    vmprov.apply(lab(THREE.replace("128MiB", "192MiB")))
+
+    assert [(one.name, one.action.value, one.reboot, one.lost) for one in plan.changes] == [("db", "change", True, ())]
+    assert [str(reason) for reason in plan.changes[0].reasons] == ["memory: 128MiB -> 192MiB"]
+    assert (vmprov.store.vm("db").memory, vmprov.store.vm("db").uuid) == (192 * 1024**2, uuid)
+    assert fake.domain(domain_of(vmprov, "db")).state is DomainState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("was", "wanted", "action", "lost"),
+    [
+        ("cpus: 1", "cpus: 2", "change", ()),
+        ("disks: [{size: 1GiB}]", "disks: [{size: 2GiB}]", "change", ()),
+        ("disks: [{size: 1GiB}]", "disks: [{size: 1GiB}, {size: 1GiB}]", "change", ()),
+        ("disks: [{name: logs, size: 1GiB}]", "disks: []", "change", ("logs",)),
+        ("disk: 1GiB", "disk: 2GiB", "change", ()),
+        ("disk: 2GiB", "disk: 1GiB", "replace", ("system disk",)),
+        ("firmware: bios", "firmware: uefi", "replace", ("system disk",)),
+        ("labels: {a: b}", "labels: {a: c}", "change", ()),
+        ("networks: per-vm", "networks: [per-vm, isolated]", "replace", ("system disk",)),
+    ],
+)
+def test_what_a_change_costs_is_said_before_and_afterwards_there_is_nothing_to_do(
+    vmprov: Vmprov, was: str, wanted: str, action: str, lost: tuple[str, ...]
+) -> None:
+    one = BASE + "vms: {vm: {%s}}\n"
+    vmprov.apply(lab(one % was))
+
+    plan = vmprov.plan(lab(one % wanted))
+    result = vmprov.apply(lab(one % wanted))
+
+    assert [(change.action.value, change.lost) for change in plan.changes] == [(action, lost)]
+    assert (result.ok, actions(vmprov, one % wanted)) == (True, {})
+    vmprov.delete(everything=True)
+    assert left(vmprov) == set()
+
+
+def test_labels_are_changed_without_a_reboot(vmprov: Vmprov) -> None:
+    one = BASE + "vms: {vm: {labels: {a: %s}}}\n"
+    vmprov.apply(lab(one % "b"))
+
+    plan = vmprov.plan(lab(one % "c"))
+
+    assert [change.reboot for change in plan.changes] == [False]
+
+
+def test_what_is_not_in_the_file_any_more_is_deleted(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(THREE))
+    fewer = BASE + "vms: {web: {count: 1}}\n"
+
+    assert actions(vmprov, fewer) == {"web-2": "delete", "db": "delete"}
+    vmprov.apply(lab(fewer))
+
+    assert [vm.name for vm in vmprov.vms()] == ["web-1"]
+
+
+def test_only_what_is_named_is_applied(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(THREE), targets=["web"])
+
+    assert [vm.name for vm in vmprov.vms()] == ["web-1", "web-2"]
+    with pytest.raises(NotFound, match="no VM called 'nope'"):
+        vmprov.plan(lab(THREE), targets=["nope"])
+
+
+def test_a_machine_made_anew_keeps_its_numbers_and_its_data(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    one = BASE + "vms: {vm: {firmware: %s, disks: [{name: data, size: 1GiB}]}}\n"
+    vmprov.apply(lab(one % "bios"))
+    before = vmprov.store.vm("vm")
+    data = [volume for volume in fake.volumes("default") if ".data." in volume.name]
+
+    vmprov.apply(lab(one % "uefi"))
+
+    after = vmprov.store.vm("vm")
+    same = ("uuid", "mac", "address", "serial_number", "network")
+    assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
+    assert [volume for volume in fake.volumes("default") if ".data." in volume.name] == data
+
+
+# drift
+
+
+def test_each_kind_of_drift_is_named_and_mended(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {count: 7}}\n"
+    vmprov.apply(lab(text))
+    names = [f"vm-{number}" for number in range(1, 8)]
+    domains = {name: domain_of(vmprov, name) for name in names}
+    fake.power_off_domain(domains["vm-1"])
+    fake.remove_domain(domains["vm-2"])
+    fake.define_domain(with_memory(fake.domain_definition(domains["vm-3"]), 32 * 1024**2))
+    fake.remove_network(vmprov.store.vm("vm-4").network)
+    fake.stop_network(vmprov.store.vm("vm-5").network)
+    fake.pause_domain(domains["vm-6"])
+
+    told = {one.vm: "; ".join(one.drift) for one in vmprov.drift()}
+    result = vmprov.apply(lab(text))
+
+    assert told["vm-1"] == "state: stopped -> running"
+    assert told["vm-2"] == "state: missing -> running"
+    assert told["vm-3"] == "memory: 32MiB -> 64MiB"
+    assert "is lost" in told["vm-4"]
+    assert "is stopped" in told["vm-5"]
+    assert told["vm-6"] == "state: paused -> running"
+    assert told["vm-7"] == ""
+    assert result.counts == {"mended": 6, "unchanged": 1}
+    assert [one.drift for one in vmprov.drift()] == [[]] * 7
+    assert {vm.state for vm in vmprov.vms()} == {"running"}
+
+
+def test_addresses_stay_when_a_lost_network_is_made_again(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    before = vmprov.store.vm("vm")
+    fake.remove_network(before.network)
+
+    vmprov.apply(lab(text))
+
+    after = vmprov.store.vm("vm")
+    assert (after.address, after.bridge) == (before.address, before.bridge)
+    vmprov.delete(everything=True)
+    assert left(vmprov) == set()
+
+
+def test_a_machine_whose_disk_is_lost_is_made_anew(vmprov: Vmprov, fake: FakeHypervisor, image: str) -> None:
+    text = BASE.replace("image: ''", f"image: {image}") + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    fake.power_off_domain(domain_of(vmprov, "vm"))
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}.img")
+
+    plan = vmprov.plan(lab(text))
+    result = vmprov.apply(lab(text))
+
+    assert [change.action.value for change in plan.changes] == ["replace"]
+    assert "is lost" in str(plan.changes[0].reasons[0])
+    assert (result.ok, actions(vmprov, text)) == (True, {})
+
+
+def test_what_was_kept_after_a_failure_is_made_anew(vmprov: Vmprov, fake: FakeHypervisor, image: str) -> None:
+    text = BASE.replace("image: ''", f"image: {image}").replace("20s", "1s") + "vms: {vm: {}}\n"
+    boots = fake.boot_transcript
+    fake.boot_transcript = "nothing to boot\r\n"
+    first = vmprov.apply(lab(text), on_failure="keep")
+    fake.boot_transcript = boots
+
+    second = vmprov.apply(lab(text))
+
+    assert (first.exit_code, first.vms[0].state, second.ok) == (1, "failed", True)
+    assert second.plan["changes"][0]["action"] == "replace"
+
+
+# failures
+
+
+def test_a_change_that_fails_gives_back_what_there_was(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(THREE))
+    before = vmprov.store.vm("db")
+    fake.fail("start_domain", LibvirtFailed("no luck"))
+
+    result = vmprov.apply(lab(THREE.replace("128MiB", "192MiB")))
+
+    after = vmprov.store.vm("db")
+    assert (result.exit_code, after.memory, after.state) == (1, before.memory, "ready")
+    assert fake.domain(after.domain).state is DomainState.RUNNING
+    assert actions(vmprov, THREE) == {}
+
+
+def test_a_failure_that_passes_is_no_failure(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    fake.fail("create_network", LibvirtFailed("busy", passing=True))
+
+    assert vmprov.apply(lab(THREE)).ok
+
+
+def test_who_comes_after_one_that_failed_fails_and_is_gone(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name.endswith("web-2"))
+
+    result = vmprov.apply(lab(THREE))
+
+    assert {vm.name: vm.state for vm in result.vms} == {"web-1": "running", "web-2": "removed", "db": "removed"}
+    assert "web-2 failed: no luck" in next(vm.why for vm in result.vms if vm.name == "db")
+    assert vmprov.apply(lab(THREE)).ok
+
+
+def test_the_whole_lab_is_undone_if_so_asked(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name.endswith("db"))
+
+    result = vmprov.apply(lab(THREE), on_failure="rollback-lab")
+
+    assert (result.exit_code, left(vmprov)) == (1, set())
+
+
+def test_a_plan_that_is_not_the_one_agreed_to_is_not_done(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(THREE))
+    changed = lab(THREE.replace("128MiB", "192MiB"))
+    agreed = vmprov.plan(changed)
+    fake.remove_domain(domain_of(vmprov, "web-1"))
+
+    with pytest.raises(Failed, match="changed since the plan was shown"):
+        vmprov.apply(changed, expected=agreed)
+
+    assert vmprov.store.vm("db").memory == 128 * 1024**2
+
+
+def test_protected_machines_do_not_lose_their_data(vmprov: Vmprov) -> None:
+    text = BASE + "vms: {vm: {firmware: %s, protect: true}, other: {}}\n"
+    vmprov.apply(lab(text % "bios"))
+
+    with pytest.raises(Protected):
+        vmprov.plan(lab(text % "uefi"))
+    with pytest.raises(Protected):
+        vmprov.apply(lab(BASE + "vms: {other: {}}\n"))
+
+
+def test_a_name_of_another_lab_is_refused(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(THREE))
+
+    with pytest.raises(SpecError, match="'web-1' already, in lab trial"):
+        vmprov.plan(lab(THREE.replace("lab: trial", "lab: other")))
+
+
+def test_networks_that_a_file_declares_are_made_once_and_go_with_the_lab(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + (
+        "networks: {front: {subnet: 10.99.0.0/24}, back: {mode: isolated}}\n"
+        "vms: {web: {count: 2, networks: [front, back]}, db: {networks: [back]}}\n"
+    )
+
+    result = vmprov.apply(lab(text))
+    subnets = {str(subnet) for network in fake.networks() for subnet in network.subnets}
+    again = actions(vmprov, text)
+    vmprov.delete(everything=True)
+
+    assert (result.ok, len(subnets), "10.99.0.0/24" in subnets, again) == (True, 2, True, {})
+    assert left(vmprov) == set()
+
+
+def test_a_subnet_in_use_fails_and_leaves_nothing(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    theirs = "<network><name>theirs</name><bridge name='t'/><ip address='10.99.0.1' netmask='255.255.255.0'/></network>"
+    fake.create_network(theirs)
+    text = BASE + "networks: {front: {subnet: 10.99.0.0/24}}\nvms: {web: {networks: [front]}}\n"
+
+    result = vmprov.apply(lab(text))
+
+    assert (result.exit_code, left(vmprov)) == (1, {"network theirs"})
+    assert "10.99.0.0/24 is in use already" in result.vms[0].why
+
+
+# events
+
+
+class Replay:
+    """Knows nothing but events."""
+
+    def __init__(self) -> None:
+        self.vms: dict[str, dict[str, object]] = {}
+        self.things: set[tuple[str, str, str]] = set()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Recorded) and event.kind == "vm":
+            self.vms[event.name] = dict(event.fields)
+        elif isinstance(event, Changed):
+            self.vms.get(event.vm, {}).update(event.fields)
+        elif isinstance(event, Forgotten) and event.kind == "vm":
+            del self.vms[event.name]
+        elif isinstance(event, Recorded):
+            self.things.add((event.kind, event.name, event.vm))
+        elif isinstance(event, Forgotten):
+            self.things.discard((event.kind, event.name, event.vm))
+
+
+def test_events_are_enough_to_tell_what_there_is(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    replay = Replay()
+    vmprov.events.listen(replay)
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name.endswith("web-2"))
+
+    vmprov.apply(lab(THREE))
+    vmprov.apply(lab(THREE.replace("128MiB", "192MiB")))
+    vmprov.apply(lab(BASE + "vms: {web: {count: 2}}\n"))
+
+    told = {name: (vm["state"], vm["verdict"], vm["memory"], vm["mac"]) for name, vm in replay.vms.items()}
+    assert told == {vm.name: (vm.state, vm.verdict, vm.memory, vm.mac) for vm in vmprov.store.vms()}
+    things = {(owned.kind, owned.name, owned.vm) for owned in vmprov.store.owned()}
+    assert replay.things == things | {("lab", "trial", "")}
+
+
+def test_what_was_rolled_back_in_the_database_is_never_told(vmprov: Vmprov) -> None:
+    told: list[Event] = []
+    vmprov.events.listen(told.append)
+
+    with pytest.raises(ZeroDivisionError), vmprov.store.transaction():
+        vmprov.store.add_lab("trial", host="fake:", driver="fake")
+        raise ZeroDivisionError
+    vmprov.store.add_lab("other", host="fake:", driver="fake")
+
+    assert [event.name for event in told if isinstance(event, Recorded)] == ["other"]
+
+
+# the journal
+
+
+def test_the_journal_says_what_was_done_and_what_became_of_it(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name.endswith("web-2"))
+
+    vmprov.apply(lab(BASE + "vms: {web: {count: 2}}\n"))
+
+    operation = vmprov.store.operations("trial")[0]
+    states = {
+        step: [one.state for one in operation.steps if one.step == step] for step in {s.step for s in operation.steps}
+    }
+    assert (operation.command, operation.ended > 0) == ("apply", True)
+    assert states["web-1/power on"] == ["doing", "done"]
+    assert states["web-2/power on"] == ["doing", "failed"]
+    assert states["web-2/record"] == ["undoing", "undone"]
+    assert next(one.why for one in operation.steps if one.state == "failed") == "no luck"
+
+
+def test_a_second_one_waits_for_its_turn_and_is_told_for_whom(settings: Settings, vmprov: Vmprov) -> None:
+    from vmprov.engine.at_work import lab_turn
+
+    vmprov.apply(lab(BASE + "vms: {web: {}}\n"))
+    turn = lab_turn(vmprov.context("", ""), "trial")
+    assert turn.take()
+    turn.tell(json.dumps({"pid": 4711, "command": "apply"}))
+    told: list[str] = []
+    vmprov.events.listen(lambda event: (told.append(str(event)), turn.close()) if "waiting" in str(event) else None)
+
+    result = vmprov.delete(["trial"])
+
+    assert (result.deleted, len(told)) == (["web"], 1)
+    assert "waiting until vmprov apply (pid 4711) is done with lab trial" in told[0]
+
+
+def test_a_host_is_asked_little_about_machines_that_are_as_they_should_be(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {count: 10}}\n"
+    vmprov.apply(lab(text))
+    calls: list[str] = []
+    for method in (
+        "node",
+        "domains",
+        "domain",
+        "domain_xml",
+        "domain_definition",
+        "networks",
+        "pool",
+        "volumes",
+        "volume",
+    ):
+        noted = partial(lambda name, *_: calls.append(name) is not None, method)
+        fake.fail(method, LibvirtFailed("never"), when=noted)
+
+    vmprov.apply(lab(text))
+
+    assert sorted(calls) == ["domain_definition"] * 10 + ["domains", "networks", "volumes"]
