@@ -76,7 +76,7 @@ class Vmprov(Upkeep, LabFiles):
 
         self.expire()
         lab, outcomes = create(self.context(host, request.driver), request, ask=self.ask)
-        views = [self.outcome_view(outcome) for outcome in outcomes]
+        views = [self._outcome_view(outcome) for outcome in outcomes]
         return CreateResult(lab=lab, vms=views, exit_code=exit_code(outcomes))
 
     def plan_create(self, request: CreateRequest, *, host: str = "") -> CreateResult:
@@ -84,7 +84,7 @@ class Vmprov(Upkeep, LabFiles):
         from vmprov.engine.create import planned
 
         vms = planned(self.context(host, request.driver), request)
-        views = [replace(self.view_of(vm, ""), state="planned") for vm in vms]
+        views = [replace(self._view_of(vm, ""), state="planned") for vm in vms]
         return CreateResult(lab=vms[0].lab, vms=views, exit_code=0)
 
     # watching
@@ -113,7 +113,7 @@ class Vmprov(Upkeep, LabFiles):
             with suppress(Interrupted):
                 self.cancel.sleep(_WATCH_INTERVAL)
         known = {vm.name: vm for vm in self.vms()}
-        views = [known.get(vm.name) or self.view_of(vm, "removed") for vm in vms]
+        views = [known.get(vm.name) or self._view_of(vm, "removed") for vm in vms]
         return [replace(view, why=told.get(view.name, view.why)) for view in views]
 
     def watch_port(self, url: str, *, flow: str, baud: int = 115200, limit: float | None = None) -> PortVerdict:
@@ -165,7 +165,7 @@ class Vmprov(Upkeep, LabFiles):
                 states[host] = {domain.uuid: domain.state for domain in self.host(host).hypervisor().domains()}
             except VmprovError:
                 states[host] = None
-        return [self.view_of(vm, _state_now(vm, states[vm.host])) for vm in records]
+        return [self._view_of(vm, _state_now(vm, states[vm.host])) for vm in records]
 
     def show(self, name: str) -> VMView:
         """One VM as it is now; raises :class:`NotFound`."""

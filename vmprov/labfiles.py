@@ -67,7 +67,7 @@ class LabFiles(Collection):
         return ApplyResult(
             lab=lab.lab,
             plan=plan.to_json(),
-            vms=[self.outcome_view(outcome) for outcome in outcomes],
+            vms=[self._outcome_view(outcome) for outcome in outcomes],
             exit_code=Interrupted.exit_code if self.cancel.is_set and code == 1 else code,
         )
 

@@ -68,7 +68,7 @@ class Upkeep(Workspace):
                 outcomes += rebuild(ctx, operation, lab, meant, image=image, parallel=parallel, ask=self.ask)
         if image is not None:
             self._remind(vms)
-        return WorkResult([self.outcome_view(outcome) for outcome in outcomes], exit_code(outcomes))
+        return WorkResult([self._outcome_view(outcome) for outcome in outcomes], exit_code(outcomes))
 
     def plan_resize(self, name: str, **sizes: Any) -> Plan:
         """What :meth:`resize` would do, and whether the VM has to be off meanwhile. Reads only."""
@@ -102,9 +102,9 @@ class Upkeep(Workspace):
         with at_work(ctx, vm.lab, "resize") as operation:
             plan = plan_resize(ctx, name, sizes)
             if not plan:
-                return WorkResult([self.view_of(vm, "unchanged")], 0)
+                return WorkResult([self._view_of(vm, "unchanged")], 0)
             outcome = resize(ctx, operation, plan.changes[0])
-            view = self.outcome_view(outcome)
+            view = self._outcome_view(outcome)
             if outcome.state == "ready":  # one that was off still is
                 view = replace(view, state=ctx.hypervisor.domain(vm.domain).state.value)
         self._remind([vm])
@@ -139,7 +139,7 @@ class Upkeep(Workspace):
         vm = self.store.vm(new)
         if restart:
             power.start(ctx, vm, self.images.get(vm.image) if vm.image else None, deadline, wait=True)
-        return self.view_of(self.store.vm(new), ctx.hypervisor.domain(vm.domain).state.value)
+        return self._view_of(self.store.vm(new), ctx.hypervisor.domain(vm.domain).state.value)
 
     # domains of others
 
@@ -166,7 +166,7 @@ class Upkeep(Workspace):
         with at_work(ctx, lab, "import"):
             vm = admit(ctx, domain, lab=lab, name=name)
         self._remind([vm])
-        return self.view_of(vm, ctx.hypervisor.domain(domain).state.value)
+        return self._view_of(vm, ctx.hypervisor.domain(domain).state.value)
 
     def _one_by_one(self, names: Sequence[str], action: Callable[[VMRecord], None]) -> list[Failure]:
         """Do something to the records of VMs; returns what failed."""

@@ -186,7 +186,7 @@ class Workspace:
         known = {vm.name for vm in self.store.vms()} | {lab.name for lab in self.store.labs()}
         return self.select([name for name in targets if name in known]), [name for name in targets if name not in known]
 
-    def view_of(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
+    def _view_of(self, vm: VMRecord, state: str, console_log: Path | None = None) -> VMView:
         """What is told of a VM."""
         columns = asdict(vm)
         for internal in ("id", "uuid", "login", "consoles", "created", "spec"):
@@ -195,8 +195,8 @@ class Workspace:
         judgement = json.loads(vm.judgement) if vm.judgement else None
         return VMView(**{**columns, "state": state, "console_log": str(log), "judgement": judgement})
 
-    def outcome_view(self, outcome: Outcome) -> VMView:
+    def _outcome_view(self, outcome: Outcome) -> VMView:
         """What is told of a VM that was worked on."""
         state = {"ready": "running", "refused": "unchanged"}.get(outcome.state, outcome.state)
         log = None if outcome.vm.adopted else outcome.logs / self.home.console_log(outcome.vm.name, 0).name
-        return replace(self.view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)
+        return replace(self._view_of(outcome.vm, state, log), verdict=outcome.verdict, why=outcome.why)

@@ -534,8 +534,8 @@ def test_every_shipped_failure_is_named_with_its_meaning() -> None:
 
 
 def test_every_other_class_of_failure_is_named() -> None:
-    code = "".join((ROOT / "vmprov" / "engine" / name).read_text() for name in ("create.py", "ready.py"))
-    named = {"libvirt", "power-on", "stopped"}
+    code = "".join((ROOT / "vmprov" / "engine" / name).read_text() for name in ("outcome.py", "ready.py"))
+    named = {"libvirt", "power-on", "stopped", "provisioning-failed"}
 
     assert all(f'"{name}"' in code for name in named)
     for page in (FLOWS, DOCS / "how-to" / "when-a-machine-fails.md"):

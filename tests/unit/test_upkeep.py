@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -86,6 +91,11 @@ def definition(fake: FakeHypervisor, vm: VMRecord) -> str:
 
 def volumes(fake: FakeHypervisor) -> dict[str, int]:
     return {volume.name: volume.capacity for volume in fake.volumes(POOL)}
+
+
+def without_note(xml: str) -> str:
+    """A definition without what is noted in it of the VM's records."""
+    return re.sub(r"\s*<(\w+):note>.*</\1:note>\s*", "", xml).replace(' xmlns:ns1="urn:vmprov:note:1"', "")
 
 
 def listen_in(fake: FakeHypervisor, method: str, names: list[str]) -> None:
@@ -408,14 +418,14 @@ def test_sizes_that_cannot_be_are_refused(vmprov: Vmprov, sizes: dict[str, objec
 
 def test_a_resize_that_fails_gives_back_what_there_was(vmprov: Vmprov, fake: FakeHypervisor, notes: list[str]) -> None:
     vm = make(vmprov, "a", disks=["1GiB"])
-    before = definition(fake, vm)
+    before = without_note(definition(fake, vm))
     fake.fail("start_domain", LibvirtFailed("not so much"))
 
     result = vmprov.resize("a", cpus=8, memory="1GiB", disks={"data-1": "2GiB"})
 
     assert (result.exit_code, result.vms[0].why) == (1, "not so much")
-    assert (definition(fake, vm), fake.domain(vm.domain).state) == (before, DomainState.RUNNING)
-    assert vmprov.home.definition("a").read_text() == before
+    assert (without_note(definition(fake, vm)), fake.domain(vm.domain).state) == (before, DomainState.RUNNING)
+    assert without_note(vmprov.home.definition("a").read_text()) == before
     after = vmprov.store.vm("a")
     assert (after.cpus, after.memory, after.state, after.verdict, after.spec) == (
         vm.cpus, vm.memory, vm.state, vm.verdict, vm.spec,
@@ -579,6 +589,42 @@ def test_a_rename_that_stopped_halfway_is_told_and_does_not_hinder_deleting(
 
     assert told[0] == "name: a -> b"
     assert vmprov.delete(["a"]).deleted == ["b"]
+    assert left(vmprov) == set()
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from vmprov import Settings, Vmprov
+from vmprov.errors import Failed
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+with Vmprov(Settings.from_environ()) as vmprov:
+    vmprov.host().hypervisor().fail(sys.argv[1], Failed(""), when=die)
+    vmprov.rename("a", "b")
+"""
+
+
+@pytest.mark.parametrize("command", ["rename", "delete", "apply"])
+@pytest.mark.parametrize("method", KILLS)
+def test_a_rename_that_was_killed_is_finished_by_the_next_command(
+    vmprov: Vmprov, settings: Settings, method: str, command: str
+) -> None:
+    make(vmprov, "a", disks=["1GiB"])
+    vmprov.stop(["a"])
+    environ = {**os.environ, "VMPROV_HOME": str(settings.home), "VMPROV_HOST": "fake:", "VMPROV_KEEPER": "off"}
+
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT, method], env=environ, check=False, timeout=60)
+    if command == "rename":
+        vmprov.rename("a", "b")
+    elif command == "apply":
+        lab = parse_lab("lab: lab\ndefaults: {driver: fake, image: tiny, memory: 64MiB}\nvms: {b: {disks: 1GiB}}", "x")
+        vmprov.apply(lab)
+        assert vmprov.drift(["b"])[0].drift == []
+    deleted = vmprov.delete(["a", "b"] if command == "delete" else ["b"]).deleted
+
+    assert killed.returncode == -signal.SIGKILL
+    assert deleted == ["b"]
     assert left(vmprov) == set()
 
 

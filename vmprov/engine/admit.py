@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from vmprov.engine.context import Context
@@ -71,7 +70,7 @@ def admit(ctx: Context, domain: str, *, lab: str, name: str, wishes: Wishes | No
             uuid=found.uuid, image="", login="none", network=nics[0].network, bridge=nics[0].bridge,
             address=nics[0].address, mac=nics[0].mac, serial_number=serial, cpus=hardware.cpus, memory=hardware.memory,
             disk=_disk(ctx, hardware), consoles=0, spec=kept.model_dump_json(), labels=labels_column(kept.labels),
-            protected=kept.protect, expires=time.time() + kept.ttl if kept.ttl else 0.0, nics=nics_column(nics),
+            protected=kept.protect, expires=ctx.store.expiry(kept.ttl), nics=nics_column(nics),
             adopted=1,
         )  # fmt: skip
         make_private(ctx.home.vm(name))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.annotate import annotate
@@ -155,7 +153,7 @@ class Alteration:
             cpus, memory, disk = machine.cpus, machine.memory, machine.disk or self._vm.disk
         expires = self._vm.expires
         if machine.ttl != self._vm.machine.ttl:
-            expires = time.time() + machine.ttl if machine.ttl else 0.0
+            expires = self._ctx.store.expiry(machine.ttl)
         self._ctx.store.update_vm(
             self._vm.name, cpus=cpus, memory=memory, disk=disk, spec=machine.model_dump_json(),
             labels=labels_column(wanted.labels), protected=wanted.protect, expires=expires,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ from vmprov.waiting import Cancel
 KIND = "orchestrator host"
 BOOT_URL = "EDGE_BOOT_URL"
 _BOOT_HOST = "tinkerbell-haproxy"
+_HOSTS = (_BOOT_HOST, "api", "keycloak", "release")
 _BOOT_PATH = "tink-stack/signed_ipxe.efi"
 # Seconds between two questions to the orchestrator while nodes are onboarded.
 _INTERVAL = 2.0
@@ -133,7 +135,11 @@ def _boot(settings: OrchestratorSettings | None) -> HttpBoot:
     cluster = variable(VARIABLES["cluster"])[0] or (settings.cluster if settings else "")
     url = variable(BOOT_URL)[0] or f"https://{_BOOT_HOST}.{cluster}/{_BOOT_PATH}"
     ca_file = variable(VARIABLES["ca_file"])[0] or (settings.ca_file if settings else None)
-    return HttpBoot.model_validate({"url": url, "ca": [ca_file] if ca_file else []})
+    address = (variable(VARIABLES["connect_to"])[0] or (settings.connect_to if settings else "")).partition(":")[0]
+    # What DNS does not know here, it does not know there.
+    known = _HOSTS if cluster and re.fullmatch(r"[0-9.]+", address) else ()
+    names = {f"{name}.{cluster}": address for name in known}
+    return HttpBoot.model_validate({"url": url, "ca": [ca_file] if ca_file else [], "dns": names})
 
 
 def _of_lab(practice: Practice) -> Orchestration:

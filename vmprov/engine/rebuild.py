@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from pydantic import SecretStr
 
 from vmprov.engine.context import Context
 from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration, found_again
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import spec_of
 from vmprov.engine.records import flows_of, record_again
 from vmprov.engine.secrets import Secrets
 from vmprov.engine.work import Work
 from vmprov.errors import Failed, Protected, SpecError, VmprovError
+from vmprov.flows.grammar import Flow
 from vmprov.spec.quantities import format_size
 from vmprov.store import Operation, VMRecord
 
@@ -36,12 +40,11 @@ def rebuild(
     for vm in vms:
         _check_image(ctx, vm, vm.image if image is None else image)
     flows = flows_of(vm.machine for vm in vms)
-    sources = {name: Secrets(flow, ask=ask) for name, flow in flows.items()}
-    secrets = {vm.name: sources[vm.machine.flow].of(vm.name) for vm in vms if vm.machine.flow}
+    orchestrations, secrets = _orchestrations(ctx, vms, flows, ask)
     largest = max((vm.memory for vm in vms), default=0)
     work = Work(
         ctx, operation, lab, parallel=parallel or boots_at_once(ctx, largest), memory=room(ctx),
-        flows={vm.name: flows.get(vm.machine.flow) for vm in vms}, secrets=secrets,
+        flows={vm.name: flows.get(vm.machine.flow) for vm in vms}, secrets=secrets, orchestrations=orchestrations,
     )  # fmt: skip
     refused = {}
     for vm in vms:
@@ -51,6 +54,27 @@ def rebuild(
             refused[vm.name] = Outcome(vm, "failed", "refused", str(problem), ctx.home.vm(vm.name))
     done = {outcome.vm.name: outcome for outcome in work.do()} | refused
     return [done[vm.name] for vm in vms]
+
+
+def _orchestrations(
+    ctx: Context, vms: Sequence[VMRecord], flows: Mapping[str, Flow], ask: Callable[[str], str] | None
+) -> tuple[dict[str, Orchestration | None], dict[str, Mapping[str, SecretStr]]]:
+    """By VM: the orchestrator that its flow needs, and what the flow types; a person is asked once for each kind."""
+    known: dict[tuple[str, str], tuple[Orchestration | None, Secrets]] = {}
+    orchestrations: dict[str, Orchestration | None] = {}
+    secrets: dict[str, Mapping[str, SecretStr]] = {}
+    for vm in vms:
+        machine = vm.machine
+        if not machine.flow:
+            continue
+        flow, kind = flows[machine.flow], (machine.flow, machine.http_boot.url if machine.http_boot else "")
+        if kind not in known:
+            found = found_again(ctx, vm) or find_orchestration(ctx, machine, flow)
+            found = found.unlocked(flow, ask) if found is not None else None
+            known[kind] = found, Secrets(flow, ask=ask, environ=environ_of(found))
+        orchestrations[vm.name] = known[kind][0]
+        secrets[vm.name] = known[kind][1].of(vm.name)
+    return orchestrations, secrets
 
 
 def _check_image(ctx: Context, vm: VMRecord, name: str) -> None:
