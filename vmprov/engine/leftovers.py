@@ -189,12 +189,17 @@ def _volumes(host: Host, store: Store) -> Iterator[Find]:
 def _files(host: Host, store: Store) -> Iterator[Find]:
     """Logs and TPM state of domains that are gone; a domain's own are removed with it, but for the logs."""
 
-    def gone(name: str) -> bool:
-        present = {name for domain in host.hypervisor().domains() for name in (domain.name, domain.uuid)}
-        return name not in present | {name for vm in store.vms() for name in (vm.domain, vm.uuid)}
+    def present() -> set[str]:
+        named = {name for domain in host.hypervisor().domains() for name in (domain.name, domain.uuid)}
+        return named | {name for vm in store.vms() for name in (vm.domain, vm.uuid)}
 
-    for path, name in host.remains(_prefix(store)):
-        if gone(name):
+    def gone(name: str) -> bool:
+        return name not in present()
+
+    remains = host.remains(_prefix(store))
+    known = present() if remains else set()
+    for path, name in remains:
+        if name not in known:
             yield Find(
                 Leftover(kind="file", name=str(path), host=host.name, why=f"its domain, {name}, is gone"),
                 still=partial(gone, name),
