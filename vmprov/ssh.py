@@ -10,6 +10,7 @@ import shlex
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _INTERVAL = 0.3
 _REFUSED_PAUSES = (1.0, 3.0, 6.0)
 # RFC 4253, 4.2: a server may say other things before its version.
 _LONGEST_GREETING = 8192
+# Files of known hosts are rewritten as a whole, also while several machines of a lab are removed at once.
+_REWRITING = threading.Lock()
 
 
 class Dials(Protocol):
@@ -257,14 +260,15 @@ def rename_host(known_hosts: Path, alias: str, new: str) -> None:
 
 
 def _rewrite(known_hosts: Path, alias: str, change: Callable[[str], str]) -> None:
-    """Change the lines about one name."""
-    try:
-        before = known_hosts.read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    kept = [change(line) if line.split(" ", 1)[0] == alias else line for line in before]
-    if kept == before:
-        return
-    made = known_hosts.with_name(f".{known_hosts.name}-{os.getpid()}")
-    made.write_text("".join(kept))
-    made.replace(known_hosts)
+    """Change the lines about one name. Of other processes, none is at work on the lab meanwhile."""
+    with _REWRITING:
+        try:
+            before = known_hosts.read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        kept = [change(line) if line.split(" ", 1)[0] == alias else line for line in before]
+        if kept == before:
+            return
+        made = known_hosts.with_name(f".{known_hosts.name}-{os.getpid()}")
+        made.write_text("".join(kept))
+        made.replace(known_hosts)

@@ -113,20 +113,7 @@ def apply_plan(
     secrets = _secrets(lab, orchestrations, made, ask)
     memory = room(ctx)
     largest = max((vm.memory for vm in lab.lab.vms), default=0)
-    networks = made_for(lab.lab)
-    with ctx.store.transaction():
-        new = [by_name[change.name] for change in made if change.action is Action.CREATE]
-        if new:
-            record(ctx, plan.lab, new, networks=networks)
-        for change in made:
-            if change.action is Action.REPLACE:
-                record_again(ctx, by_name[change.name], networks=networks)
-        adopted = [
-            admit(ctx, by_name[change.name].domain, lab=plan.lab, name=change.name, wishes=by_name[change.name])
-            for change in plan.changes
-            if change.action is Action.ADOPT
-        ]
-        ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
+    adopted = _record(ctx, lab, plan)
     work = Work(
         ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel or boots_at_once(ctx, largest),
         memory=memory, flows={name: lab.flows.get(vm.flow) for name, vm in by_name.items()}, secrets=secrets,
@@ -146,6 +133,26 @@ def apply_plan(
     }
     outcomes |= {outcome.vm.name: outcome for outcome in work.do()}
     return [outcomes[change.name] for change in plan.changes]
+
+
+def _record(ctx: Context, lab: Wanted, plan: Plan) -> list[VMRecord]:
+    """Write down what is going to be made, before any of it is; returns the VMs that are taken in, which is all."""
+    by_name = {vm.name: vm for vm in lab.lab.vms}
+    actions = {change.name: change.action for change in plan.changes}
+    networks = made_for(lab.lab)
+    with ctx.store.transaction():
+        if new := [by_name[name] for name, action in actions.items() if action is Action.CREATE]:
+            record(ctx, plan.lab, new, networks=networks)
+        for name, action in actions.items():
+            if action is Action.REPLACE:
+                record_again(ctx, by_name[name], networks=networks)
+        adopted = [
+            admit(ctx, by_name[name].domain, lab=plan.lab, name=name, wishes=by_name[name])
+            for name, action in actions.items()
+            if action is Action.ADOPT
+        ]
+        ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
+    return adopted
 
 
 def _secrets(
