@@ -7,6 +7,7 @@ import json
 
 import bench_consoles
 import bench_create
+import bench_labs
 
 from vmprov.spec.quantities import parse_size
 
@@ -14,7 +15,7 @@ from vmprov.spec.quantities import parse_size
 def main() -> None:
     """Measure what was asked for, and print it."""
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", nargs="?", choices=("create", "consoles", "all"), default="all")
+    parser.add_argument("what", nargs="?", choices=("create", "consoles", "labs", "all"), default="all")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     create = parser.add_argument_group("create")
     create.add_argument("--image", default="debian-12")
@@ -24,6 +25,8 @@ def main() -> None:
     consoles.add_argument("--guests", type=int, default=10, help="machines (default 10)")
     consoles.add_argument("--bytes", type=parse_size, default=parse_size("5MB"), help="from each (default 5MB)")
     consoles.add_argument("--seconds", type=float, default=30, help="to look at latency and at idling (default 30)")
+    labs = parser.add_argument_group("labs")
+    labs.add_argument("--machines", type=int, default=10, help="real ones (default 10)")
     names = ",".join(bench_consoles.MEASUREMENTS)
     consoles.add_argument("--only", type=lambda text: text.split(","), help=f"some of {names}")
     options = parser.parse_args()
@@ -36,6 +39,8 @@ def main() -> None:
     if options.what in ("consoles", "all"):
         sizes = bench_consoles.Sizes(options.guests, options.bytes, options.seconds)
         found["consoles"] = bench_consoles.measure(wanted, sizes)
+    if options.what in ("labs", "all"):
+        found["labs"] = bench_labs.measure(options.machines)
     if options.json:
         print(json.dumps(found, indent=2))
         return
@@ -43,6 +48,8 @@ def main() -> None:
         bench_create.show(found["create"])
     if "consoles" in found:
         bench_consoles.show(found["consoles"])
+    if "labs" in found:
+        bench_labs.show(found["labs"])
 
 
 if __name__ == "__main__":
