@@ -64,7 +64,10 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         if process.returncode == 0:
             vms += json.loads(out)["vms"]
         else:
-            failures.append(f"exit {process.returncode}: {err.strip().splitlines()[-1] if err.strip() else ''}")
+            said = (
+                [f"{vm['verdict']}: {vm['why']}" for vm in json.loads(out)["vms"]] if out else err.strip().splitlines()
+            )
+            failures.append(f"exit {process.returncode}: {'; '.join(said[-1:])}")
     took = time.monotonic() - started
     deleted = subprocess.run(
         command("delete", "--all", "--yes", "--json"),

@@ -48,14 +48,20 @@ def remove_vm(ctx: Context, vm: VMRecord) -> None:
         remove_port(ctx.home.console_port(vm.id, port))
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
     _remove_files(ctx, vm)
-    if not vm.adopted:
-        with suppress(VmprovError, OSError):  # logs do no harm
-            for path, domain in ctx.host.remains(vm.domain):
-                if domain == vm.domain:
-                    ctx.host.discard(path)
+    discard_logs(ctx, vm)
     remove_unheld(ctx.home.lock(f"watch-{vm.name}"))
     ctx.store.remove_vm(vm.name)
     ctx.stage(vm.name, "removed")
+
+
+def discard_logs(ctx: Context, vm: VMRecord) -> None:
+    """Remove what the host's programs wrote about a domain of ours that is gone, or has another name now."""
+    if vm.adopted:
+        return
+    with suppress(VmprovError, OSError):  # it does no harm, and is found again
+        for path, domain in ctx.host.remains(vm.domain):
+            if domain == vm.domain:
+                ctx.host.discard(path)
 
 
 def take_down(ctx: Context, vm: VMRecord) -> None:

@@ -18,6 +18,7 @@ from vmprov.console.ports import relay_path
 from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import disk_volume, make_consoles
+from vmprov.engine.remove import discard_logs
 from vmprov.engine.steps import Step, StepState
 from vmprov.errors import Failed, NameTaken, VmprovError
 from vmprov.hypervisor import DomainState, Mark
@@ -119,6 +120,8 @@ def finish(ctx: Context, operation: Operation, vm: VMRecord, new: str) -> None:
 def _rename_domain(ctx: Context, vm: VMRecord, domain: str) -> None:
     if ctx.hypervisor.domain(vm.domain).uuid == vm.uuid and vm.domain != domain:
         ctx.hypervisor.rename_domain(vm.domain, domain)
+    if vm.domain != domain:
+        discard_logs(ctx, vm)
     # What the driver keeps under the old name is made anew when it makes the VM anew.
     if ctx.hypervisor.domain(vm.domain).state is DomainState.MISSING:
         ctx.driver.destroy(lab=vm.lab, vm=vm.name, domain=vm.domain)
