@@ -113,10 +113,15 @@ def test_up_twice_is_up_once(cli: Cli, lab: Practice) -> None:
 
 def test_its_certificate_is_good_until_a_fault_exchanges_it(cli: Cli, lab: Practice) -> None:
     assert ask(lab, "GET", f"{lab.api_url}/lab/state")["faults"] == []
-    for fault in ("bad-certificate", "bad-certificate:other-ca", "bad-certificate:expired"):
+    for fault in ("api-certificate", "api-certificate:other-ca", "api-certificate:expired"):
         cli("day0", "lab", "fault", fault)
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(lab, "GET", f"{lab.api_url}/lab/state")
+    cli("day0", "lab", "fault", "none")
+    cli("day0", "lab", "fault", "bad-certificate")
+    assert ask(lab, "GET", f"{lab.api_url}/lab/state")["faults"] != []
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(lab, "GET", lab.boot_url)
     cli("day0", "lab", "fault", "none")
     assert ask(lab, "GET", f"{lab.api_url}/lab/state")["faults"] == []
 

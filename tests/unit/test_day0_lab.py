@@ -344,14 +344,15 @@ def test_a_missing_and_an_unsigned_boot_file(lab: Lab) -> None:
     assert lab.client.get("/tink-stack/signed_ipxe.efi").text == "unsigned_ipxe.efi"
 
 
-def test_the_certificate_in_use_follows_the_fault(lab: Lab) -> None:
-    active = lab.directory / "tls" / "active"
-    seen = [active.readlink()]
-    for name in ("bad-certificate", "bad-certificate:expired", "none"):
+def test_the_certificates_in_use_follow_the_faults(lab: Lab) -> None:
+    tls = lab.directory / "tls"
+    seen = []
+    for name in ("none", "bad-certificate", "bad-certificate:expired", "api-certificate:other-ca", "none"):
         lab.fault(name)
-        seen.append(active.readlink())
+        seen.append((str((tls / "boot").readlink()), str((tls / "api").readlink())))
 
-    assert [str(one) for one in seen] == ["good", "wrong-name", "expired", "good"]
+    good = ("good", "good")
+    assert seen == [good, ("wrong-name", "good"), ("expired", "good"), ("expired", "other-ca"), good]
 
 
 def test_logins_of_a_node_are_refused_as_often_as_asked_for(lab: Lab) -> None:

@@ -15,8 +15,8 @@ from .faults import BadFault, Faults, parse
 from .inventory import Refused, state_document
 from .service import Service
 
-# The certificate in use is a link to one of the directories beside it.
-_ACTIVE = "active"
+# The certificates in use are links to directories beside them, exchanged by these faults.
+_CERTIFICATES = {"boot": "bad-certificate", "api": "api-certificate"}
 _GOOD = "good"
 
 
@@ -32,11 +32,11 @@ def routes(service: Service) -> APIRouter:
     """``/lab/...``."""
     router = APIRouter(prefix="/lab")
     inventory = service.inventory
-    choose_certificate(service.tls, inventory.faults)
+    choose_certificates(service.tls, inventory.faults)
 
     def changed() -> dict[str, Any]:
         inventory.save()
-        choose_certificate(service.tls, inventory.faults)
+        choose_certificates(service.tls, inventory.faults)
         return state_document(inventory)
 
     @router.get("/state")
@@ -65,11 +65,11 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def choose_certificate(tls: Path, faults: Faults) -> None:
-    """Have the proxy show the certificate that the faults ask for, from its next connection on."""
-    fault = faults.find("bad-certificate")
-    wanted = fault.argument if fault else _GOOD
-    new = tls / f"{_ACTIVE}.new"
-    new.unlink(missing_ok=True)
-    new.symlink_to(wanted)
-    new.replace(tls / _ACTIVE)
+def choose_certificates(tls: Path, faults: Faults) -> None:
+    """Have the proxy show the certificates that the faults ask for, from its next connection on."""
+    for link, name in _CERTIFICATES.items():
+        fault = faults.find(name)
+        new = tls / f"{link}.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(fault.argument if fault else _GOOD)
+        new.replace(tls / link)

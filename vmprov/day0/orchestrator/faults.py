@@ -12,6 +12,7 @@ SERVED_STAGES = ("http-download", "boot-script", "kernel-download", "initramfs-d
 NODE_STAGES = ("kernel", "username", "onboarding", "imaging", "reboot", "disk-boot")
 _NUMBER = re.compile(r"[1-9]\d{0,5}")
 _RATE = 64 * 1024
+_CERTIFICATES = ("wrong-name", "other-ca", "expired")
 
 
 class BadFault(ValueError):
@@ -34,9 +35,9 @@ class Kind:
 KINDS = {
     "boot-file-404": Kind("the boot file is not there (404)", of_all=True),
     "bad-certificate": Kind(
-        "the server's certificate is for another name, of another CA, or expired",
-        ("wrong-name", "other-ca", "expired"),
-        "wrong-name",
+        "the boot server's certificate is for another name, of another CA, or expired",
+        _CERTIFICATES,
+        _CERTIFICATES[0],
         of_all=True,
     ),
     "slow-download": Kind("boot files come at N bytes per second", ("N",), str(_RATE), of_all=True),
@@ -51,6 +52,9 @@ KINDS = {
     "reboot-loop": Kind("the micro-OS, or the installed OS, reboots for ever", ("micro-os", "os"), "micro-os"),
     "panic": Kind("the kernel of the micro-OS, or of the installed OS, panics", ("micro-os", "os"), "micro-os"),
     "token-expires": Kind("tokens are good for N seconds", ("N",), "5", of_all=True),
+    "api-certificate": Kind(
+        "the same of the API and the identity provider", _CERTIFICATES, _CERTIFICATES[0], of_all=True
+    ),
     "api-401": Kind("the API says that the token is no good", of_all=True),
     "api-403": Kind("the API says that the user may not", of_all=True),
     "api-500": Kind("the API fails", of_all=True),
