@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-import jinja2
-
 from vmprov.errors import HostNotReady
+
+if TYPE_CHECKING:
+    import jinja2
 
 _PACKAGE = Path(__file__).parent
 
@@ -51,6 +52,9 @@ def xml(value: object) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
+    # It is slow to import, and most commands render nothing.
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([str(place) for place in template_dirs()]),
         undefined=jinja2.StrictUndefined,
@@ -67,6 +71,8 @@ def _environment() -> jinja2.Environment:
 
 def render(template: str, **inputs: Any) -> str:
     """The template's text with these inputs; raises :class:`HostNotReady` where it is missing or wrong."""
+    import jinja2
+
     try:
         return _environment().get_template(template).render(**inputs)
     except jinja2.TemplateError as problem:

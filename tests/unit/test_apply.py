@@ -8,15 +8,14 @@ from functools import partial
 
 import pytest
 
-from tests.unit.test_engine import hypervisor_of, left
-from tests.unit.test_images import qcow2
+from tests.unit.simulated import hypervisor_of, make_image
+from tests.unit.test_engine import left
 from vmprov import Settings, Vmprov
 from vmprov.errors import Failed, LibvirtFailed, NotFound, Protected, SpecError
 from vmprov.events import Changed, Event, Forgotten, Recorded, StageChanged
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.hypervisor.hardware import with_memory
-from vmprov.images import sha256_of
 from vmprov.paths import Home
 from vmprov.spec.lab import LabSpec
 from vmprov.spec.load import parse_lab
@@ -39,15 +38,7 @@ def fake(vmprov: Vmprov) -> FakeHypervisor:
 @pytest.fixture
 def image(home: Home) -> str:
     """An image whose machines are ready at their login prompt."""
-    directory = home.image("tiny")
-    directory.mkdir(parents=True)
-    disk = qcow2(directory / "disk.qcow2")
-    description = {
-        "name": "tiny", "sha256": sha256_of(disk), "size": disk.stat().st_size, "virtual_size": 1 << 20,
-        "login": "console", "user": "root", "source": "test", "created": 0.0,
-    }  # fmt: skip
-    (directory / "image.json").write_text(json.dumps(description))
-    return "tiny"
+    return make_image(home)
 
 
 def lab(text: str) -> LabSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,13 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_images import qcow2
+from tests.unit.simulated import hypervisor_of, make_image
 from vmprov import CreateRequest, CreateResult, Settings, Vmprov, VMView
 from vmprov.errors import HostNotReady, Interrupted, InUse, LibvirtFailed, NameTaken, SpecError
 from vmprov.events import Event, StageChanged
-from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor.fake import FakeHypervisor
-from vmprov.images import sha256_of
 from vmprov.paths import Home
 from vmprov.store import Store
 
@@ -35,14 +32,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def image(home: Home) -> None:
     """An image called ``tiny`` whose machines are ready at their login prompt."""
-    directory = home.image("tiny")
-    directory.mkdir(parents=True)
-    disk = qcow2(directory / "disk.qcow2")
-    description = {
-        "name": "tiny", "sha256": sha256_of(disk), "size": disk.stat().st_size, "virtual_size": 1 << 20,
-        "login": "console", "user": "root", "source": "test", "created": 0.0,
-    }  # fmt: skip
-    (directory / "image.json").write_text(json.dumps(description))
+    make_image(home)
 
 
 @pytest.fixture
@@ -63,12 +53,6 @@ def another(settings: Settings) -> Iterator[Vmprov]:
     """A second process at the same state directory, as far as one process can have it."""
     with Vmprov(settings) as opened:
         yield opened
-
-
-def hypervisor_of(vmprov: Vmprov) -> FakeHypervisor:
-    host = vmprov.host()
-    assert isinstance(host, FakeHost)
-    return host.hypervisor()
 
 
 def wanted(**words: object) -> CreateRequest:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.test_hypervisor import domain_xml, network_xml
-from tests.unit.test_images import qcow2
+from tests.unit.simulated import make_image
 from vmprov import CreateRequest, Settings, Vmprov
 from vmprov.engine.at_work import lab_turn
 from vmprov.engine.leftovers import on_host
@@ -22,7 +22,6 @@ from vmprov.events import Event, Note
 from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor import Mark
 from vmprov.hypervisor.fake import FakeHypervisor
-from vmprov.images import sha256_of
 from vmprov.locks import Turn
 from vmprov.networks import Boot, adopted_xml
 from vmprov.paths import Home
@@ -30,18 +29,6 @@ from vmprov.store import Store
 from vmprov.views import GcResult
 
 POOL = "default"
-
-
-def make_image(home: Home) -> None:
-    """An image called ``tiny`` whose machines are ready at their login prompt."""
-    directory = home.image("tiny")
-    directory.mkdir(parents=True)
-    disk = qcow2(directory / "disk.qcow2")
-    description = {
-        "name": "tiny", "sha256": sha256_of(disk), "size": disk.stat().st_size, "virtual_size": 1 << 20,
-        "login": "console", "user": "root", "source": "test", "created": 0.0,
-    }  # fmt: skip
-    (directory / "image.json").write_text(json.dumps(description))
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_engine import POOL, Stages, hypervisor_of, left, one, wanted
-from tests.unit.test_images import qcow2
+from tests.unit.simulated import hypervisor_of, make_image
+from tests.unit.test_engine import POOL, Stages, left, one, wanted
 from vmprov import CreateRequest, Settings, Vmprov
 from vmprov.errors import Failed, HostNotReady, Interrupted, LibvirtFailed, NameTaken, NotFound, SpecError
 from vmprov.events import Event, Note
@@ -25,7 +24,6 @@ from vmprov.hypervisor import DomainState, Mark
 from vmprov.hypervisor.definitions import mark_element, parse_definition
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.hypervisor.hardware import read_hardware
-from vmprov.images import sha256_of
 from vmprov.paths import Home
 from vmprov.spec.load import parse_lab
 from vmprov.store import VMRecord
@@ -47,14 +45,7 @@ NETWORK = (
 def images(home: Home) -> None:
     """Images ``tiny`` and ``other``, whose machines are ready at their login prompt."""
     for name, size in (("tiny", 1 << 20), ("other", 4 << 20)):
-        directory = home.image(name)
-        directory.mkdir(parents=True)
-        disk = qcow2(directory / "disk.qcow2")
-        described = {
-            "name": name, "sha256": sha256_of(disk), "size": disk.stat().st_size, "virtual_size": size,
-            "login": "console", "user": "root", "source": "test", "created": 0.0,
-        }  # fmt: skip
-        (directory / "image.json").write_text(json.dumps(described))
+        make_image(home, name, virtual_size=size)
 
 
 @pytest.fixture

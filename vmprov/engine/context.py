@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vmprov.day0.lab import Practice
 from vmprov.drivers import Driver
 from vmprov.events import Events, StageChanged
 from vmprov.hosts import Host
@@ -16,6 +16,9 @@ from vmprov.runner import Runner
 from vmprov.settings import Settings
 from vmprov.store import Store
 from vmprov.waiting import Cancel
+
+if TYPE_CHECKING:
+    from vmprov.day0.lab import Practice
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from vmprov.day0.client import Orchestrator
 from vmprov.day0.config import VARIABLES, OrchestratorSettings, password_of, read_settings
-from vmprov.day0.lab import Practice
 from vmprov.engine.context import Context
 from vmprov.errors import AlreadyRegistered, HostNotReady, Interrupted, OrchestratorFailed, SpecError
 from vmprov.flows.grammar import Flow
@@ -26,6 +25,10 @@ from vmprov.settings import variable
 from vmprov.spec.machine import HttpBoot, Machine
 from vmprov.store import Owned, VMRecord
 from vmprov.waiting import Cancel
+
+if TYPE_CHECKING:
+    from vmprov.day0.client import Orchestrator
+    from vmprov.day0.lab import Practice
 
 KIND = "orchestrator host"
 BOOT_URL = "EDGE_BOOT_URL"
@@ -79,6 +82,9 @@ class Orchestration:
         """Its API, to be closed; ``None`` where nobody says how to ask it."""
         if self.settings is None or self.password is None:
             return None
+        # What speaks HTTP is slow to import, and most machines have no orchestrator.
+        from vmprov.day0.client import Orchestrator
+
         return Orchestrator(self.settings, self.password, cancel=ctx.cancel)
 
 
