@@ -21,7 +21,7 @@ from vmprov.engine.steps import OnFailure
 from vmprov.engine.work import Work
 from vmprov.errors import SpecError
 from vmprov.flows.grammar import Flow
-from vmprov.spec.lab import LabSpec, VMSpec
+from vmprov.spec.lab import LabSpec
 from vmprov.spec.write import to_yaml
 from vmprov.store import Operation, VMRecord
 
@@ -127,7 +127,11 @@ def apply_plan(
             work.remove(ctx.store.vm(change.name))
         elif change.action is not Action.ADOPT:
             work.change(change, after=after)
-    outcomes = adopted | {outcome.vm.name: outcome for outcome in work.do()}
+    outcomes = {
+        vm.name: Outcome(vm, "success", str(ctx.hypervisor.domain(vm.domain).state), "", ctx.home.vm(vm.name))
+        for vm in adopted
+    }
+    outcomes |= {outcome.vm.name: outcome for outcome in work.do()}
     return [outcomes[change.name] for change in plan.changes]
 
 
@@ -142,21 +146,13 @@ def _record(ctx: Context, lab: Wanted, plan: Plan) -> list[VMRecord]:
         for name, action in actions.items():
             if action is Action.REPLACE:
                 record_again(ctx, by_name[name], networks=networks)
-        adopted = _admit(ctx, plan, by_name)
+        adopted = [
+            admit(ctx, by_name[name].domain, lab=plan.lab, name=name, wishes=by_name[name])
+            for name, action in actions.items()
+            if action is Action.ADOPT
+        ]
         ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
     return adopted
-
-
-def _admit(ctx: Context, plan: Plan, wanted: Mapping[str, VMSpec]) -> dict[str, Outcome]:
-    """Take in the domains that the plan says; they are as they were."""
-    outcomes = {}
-    for change in plan.changes:
-        if change.action is Action.ADOPT:
-            spec = wanted[change.name]
-            vm = admit(ctx, spec.domain, lab=plan.lab, name=spec.name, wishes=spec)
-            state = str(ctx.hypervisor.domain(vm.domain).state)
-            outcomes[vm.name] = Outcome(vm, "success", state, "", ctx.home.vm(vm.name))
-    return outcomes
 
 
 def _secrets(
