@@ -408,7 +408,8 @@ def test_a_full_disk_neither_freezes_the_guest_nor_goes_unsaid(small: tuple[Cli,
     # The guest's own disk is full as well: QEMU would stop a guest that writes to it.
     cli("ssh", "full", "--", "sync; mount -o remount,ro /")
     filler = disk / "filler"
-    with filler.open("wb") as file:
+    # Without a buffer, whose rest could not be written either.
+    with filler.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"x" * 65536)
