@@ -98,7 +98,8 @@ def environ_of(orchestration: Orchestration | None) -> dict[str, str]:
 def find_orchestration(ctx: Context, machine: Machine, flow: Flow | None) -> Orchestration | None:
     """The orchestrator for a machine of a flow; ``None`` if the flow needs none. Nobody is asked for a password yet.
 
-    Raises :class:`SpecError` where none is known; and, for non-interactive onboarding, where its API cannot be asked.
+    Raises :class:`SpecError` where none is known; and, for non-interactive onboarding, where its API cannot be asked,
+    unless the machine says where it boots from: then it may be registered already.
     """
     if flow is None or flow.onboarding is None:
         return None
@@ -110,7 +111,8 @@ def find_orchestration(ctx: Context, machine: Machine, flow: Flow | None) -> Orc
             f"flow {flow.flow} boots machines from an edge orchestrator, and none is known",
             hint="set EDGE_CLUSTER, give --boot-url, or start one to practise with: vmprov day0 lab up",
         )
-    settings = _settings(ctx, needed=flow.onboarding == "non-interactive")
+    # Whoever says where machines boot from may have registered them as well.
+    settings = _settings(ctx, needed=flow.onboarding == "non-interactive" and machine.http_boot is None)
     return Orchestration(boot=machine.http_boot or _boot(settings), settings=settings)
 
 
