@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from tests.unit.simulated import hypervisor_of, make_image
+from tests.unit.simulated import make_image
 from tests.unit.test_engine import left
 from vmprov import Settings, Vmprov
 from vmprov.errors import Failed, LibvirtFailed, NotFound, Protected, SpecError
@@ -22,17 +21,6 @@ from vmprov.spec.load import parse_lab
 
 BASE = "lab: trial\nhost: 'fake:'\ndriver: fake\ndefaults: {image: '', memory: 64MiB, timeout: 20s}\n"
 THREE = BASE + "vms:\n  web: {count: 2}\n  db: {memory: 128MiB, disks: [{size: 1GiB}], after: [web]}\n"
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    with Vmprov(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fake(vmprov: Vmprov) -> FakeHypervisor:
-    return hypervisor_of(vmprov)
 
 
 @pytest.fixture

@@ -36,19 +36,6 @@ def image(home: Home) -> None:
 
 
 @pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    """The facade, on a simulated host."""
-    with Vmprov(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fake(vmprov: Vmprov) -> FakeHypervisor:
-    """The simulated host's hypervisor, as ``vmprov`` uses it."""
-    return hypervisor_of(vmprov)
-
-
-@pytest.fixture
 def another(settings: Settings) -> Iterator[Vmprov]:
     """A second process at the same state directory, as far as one process can have it."""
     with Vmprov(settings) as opened:

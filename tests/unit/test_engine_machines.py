@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from tests.unit.certificates import certificate, pem, private_key
 from vmprov import CreateRequest, Settings, Vmprov
 from vmprov.errors import HostNotReady, LibvirtFailed, SpecError
 from vmprov.events import Note
-from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.networks import adopter
 from vmprov.spec.machine import Machine
@@ -27,19 +25,6 @@ from vmprov.spec.machine import Machine
 MIB = 1024**2
 GIB = 1024**3
 URL = "https://boot.test/signed_ipxe.efi"
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    with Vmprov(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fake(vmprov: Vmprov) -> FakeHypervisor:
-    host = vmprov.host()
-    assert isinstance(host, FakeHost)
-    return host.hypervisor()
 
 
 @pytest.fixture

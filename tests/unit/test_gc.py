@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -34,13 +34,6 @@ POOL = "default"
 @pytest.fixture(autouse=True)
 def image(home: Home) -> None:
     make_image(home)
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    """The facade, on a simulated host."""
-    with Vmprov(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

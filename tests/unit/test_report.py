@@ -8,7 +8,6 @@ import shutil
 import tarfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.unit.test_timeline import PANIC, PANICKED, STAYS, context, fail, make, write_down
-from vmprov import CreateRequest, Settings, Vmprov
+from vmprov import CreateRequest, Vmprov
 from vmprov.cli import app, main
 from vmprov.console.index import Mark, Moment, TimesWriter, encode
 from vmprov.console.inputs import InputLog
@@ -43,12 +42,6 @@ stages:
       - prompt: "login:"
         send: {secret: password}
 """
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    with Vmprov(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

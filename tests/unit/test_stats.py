@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from vmprov import CreateRequest, Settings, Vmprov
+from vmprov import CreateRequest, Vmprov
 from vmprov.cli import main
 from vmprov.engine.statistics import nearest_rank, stage_statistics
 from vmprov.paths import Home
 from vmprov.store import Run, Store
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    with Vmprov(settings) as opened:
-        yield opened
 
 
 def run(

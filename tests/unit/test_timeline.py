@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from vmprov import CreateRequest, Settings, Vmprov
+from vmprov import CreateRequest, Vmprov
 from vmprov.cli import app, main
 from vmprov.cli.timeline import show_timelines
 from vmprov.engine.chart import chart
@@ -39,12 +38,6 @@ STAYS = (
 PANICKED = Verdict(
     "failed", "firmware", "kernel-panic", "Kernel panic - <&\x1b>", 0, 12345, why="the kernel panicked", at=12.0
 )
-
-
-@pytest.fixture
-def vmprov(settings: Settings) -> Iterator[Vmprov]:
-    with Vmprov(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

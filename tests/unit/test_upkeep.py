@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.simulated import hypervisor_of, make_image
+from tests.unit.simulated import make_image
 from tests.unit.test_engine import POOL, Stages, left, one, wanted
 from vmprov import CreateRequest, Settings, Vmprov
 from vmprov.errors import Failed, HostNotReady, Interrupted, LibvirtFailed, NameTaken, NotFound, SpecError
@@ -62,11 +62,6 @@ def vmprov(settings: Settings, notes: list[str]) -> Iterator[Vmprov]:
 
     with Vmprov(settings, listeners=[listen]) as opened:
         yield opened
-
-
-@pytest.fixture
-def fake(vmprov: Vmprov) -> FakeHypervisor:
-    return hypervisor_of(vmprov)
 
 
 def make(vmprov: Vmprov, *names: str, **words: object) -> VMRecord:
