@@ -12,7 +12,7 @@ import pytest
 
 from tests.conformance.test_hypervisor import domain_xml, network_xml
 from tests.e2e.conftest import Cli
-from tests.unit.test_gc import network_subnet
+from tests.unit.simulated import network_subnet
 from vmprov import Settings, Vmprov
 from vmprov.containers import recipes
 from vmprov.containers.engine import ContainerSpec, Engine

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.simulated import hypervisor_of
+from tests.unit.simulated import hypervisor_of, make_image
 from vmprov import Settings, Vmprov
 from vmprov.hypervisor.fake import FakeHypervisor
+from vmprov.paths import Home
 
 
 @pytest.fixture
@@ -22,3 +23,9 @@ def vmprov(settings: Settings) -> Iterator[Vmprov]:
 def fake(vmprov: Vmprov) -> FakeHypervisor:
     """The simulated host's hypervisor, as ``vmprov`` uses it."""
     return hypervisor_of(vmprov)
+
+
+@pytest.fixture
+def image(home: Home) -> None:
+    """An image ``tiny`` for simulated machines."""
+    make_image(home)

@@ -7,19 +7,16 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.test_hypervisor import domain_xml, network_xml
-from tests.unit.simulated import make_image
-from vmprov import CreateRequest, Settings, Vmprov
+from tests.unit.simulated import forget, hypervisor_of, make_image, network_subnet, told_to, wanted
+from vmprov import Settings, Vmprov
 from vmprov.engine.at_work import lab_turn
 from vmprov.engine.leftovers import on_host
 from vmprov.errors import LibvirtFailed
-from vmprov.events import Event, Note
-from vmprov.hosts.fake import FakeHost
 from vmprov.hypervisor import Mark
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.locks import Turn
@@ -30,27 +27,7 @@ from vmprov.views import GcResult
 
 POOL = "default"
 
-
-@pytest.fixture(autouse=True)
-def image(home: Home) -> None:
-    make_image(home)
-
-
-@pytest.fixture
-def fake(vmprov: Vmprov) -> FakeHypervisor:
-    return hypervisor_of(vmprov)
-
-
-def hypervisor_of(vmprov: Vmprov) -> FakeHypervisor:
-    host = vmprov.host("fake:")
-    assert isinstance(host, FakeHost)
-    return host.hypervisor()
-
-
-def wanted(**words: object) -> CreateRequest:
-    return CreateRequest.parse(
-        **{"image": "tiny", "driver": "fake", "memory": "64MiB", "timeout": 20.0, "count": 2, **words}
-    )
+pytestmark = pytest.mark.usefixtures("image")
 
 
 def removed(result: GcResult) -> list[tuple[str, str]]:
@@ -74,24 +51,6 @@ def everything(vmprov: Vmprov) -> set[str]:
             if path.name.partition(".")[0] not in ("vmprov", "world", "images", "hosts", "fake")
         ),
     }
-
-
-def forget(vmprov: Vmprov) -> None:
-    """Lose the database, and all that is open."""
-    vmprov._forget_store()
-    for path in vmprov.home.root.glob("vmprov.db*"):
-        path.unlink()
-
-
-def told_to(vmprov: Vmprov) -> list[str]:
-    notes: list[str] = []
-
-    def listener(event: Event) -> None:
-        if isinstance(event, Note):
-            notes.append(event.text)
-
-    vmprov.events.listen(listener)
-    return notes
 
 
 # what was cut short
@@ -253,10 +212,6 @@ def place_foreign_objects(vmprov: Vmprov) -> None:
         fake.create_network(network_xml(name, subnet=next(subnets), bridge=name[-8:], mark=mark))
     for name in ("theirs.img", f"vmprov-{other}-a.img", f"vmprov-{ours}.img", "VAGRANTSLASH-tiny_box.img"):
         fake.create_volume(POOL, name, size=1)
-
-
-def network_subnet(number: int) -> IPv4Network:
-    return IPv4Network(f"10.9.{number}.0/24")
 
 
 def test_nothing_of_others_is_listed_or_touched(vmprov: Vmprov) -> None:

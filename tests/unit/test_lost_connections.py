@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from tests.unit.test_gc import POOL, fake, image, vmprov
 from vmprov import Vmprov
 from vmprov.errors import Failed, HostNotReady
 from vmprov.events import Event, StageChanged
@@ -15,7 +14,9 @@ from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.spec.lab import LabSpec
 from vmprov.spec.load import parse_lab
 
-__all__ = ["fake", "image", "vmprov"]
+POOL = "default"
+
+pytestmark = pytest.mark.usefixtures("image")
 
 CALLS = [name for name, value in vars(Hypervisor).items() if callable(value) and not name.startswith("_")]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_gc import POOL, fake, forget, hypervisor_of, image, told_to, vmprov, wanted
+from tests.unit.simulated import forget, hypervisor_of, told_to, wanted
 from vmprov import Settings, Vmprov
 from vmprov.errors import DatabaseBroken, HostNotReady
 from vmprov.hypervisor.fake import FakeHypervisor
@@ -23,7 +23,9 @@ from vmprov.store import Owned, Store, VMRecord, read_note
 from vmprov.store.clock import follow_clock
 from vmprov.store.schema import MIGRATIONS
 
-__all__ = ["fake", "image", "vmprov"]
+POOL = "default"
+
+pytestmark = pytest.mark.usefixtures("image")
 
 
 def recorded(store: Store) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Errors of the Docker SDK become :class:`vmprov.errors.HostNotReady` (Docker can'
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -333,9 +335,19 @@ class Engine:
 
 def _connect() -> Any:
     try:
+        _knock()
         return _sdk().from_env(timeout=_SOCKET_TIMEOUT, version="auto")
     except (_sdk().errors.DockerException, OSError) as problem:
         raise _unreachable(problem) from problem
+
+
+def _knock() -> None:
+    """Raise OSError where nobody listens at Docker's socket; the SDK would leave the one that it tried with open."""
+    _, _, path = _sdk().utils.parse_host(os.environ.get("DOCKER_HOST")).partition("unix://")
+    if path:
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(_SOCKET_TIMEOUT)
+            knocking.connect(path)
 
 
 def _unreachable(problem: Exception) -> HostNotReady:
