@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmprov.console.boots import FIRMWARE_START
 from vmprov.flows.grammar import Pattern
@@ -248,6 +250,30 @@ def test_firmware_starts_are_counted_once() -> None:
     assert starts(uefi, b"BdsDxe: loading\r\n", b"x\r\n", uefi, b"\r\n") == 2
     assert starts(b"Sea\x00BIOS (ver\xffsion 1\n") == 1
     assert starts(b"\x1b[2J\x1b[01;01Hmenu\r\n") == 0
+
+
+UEFI = b"\x1b[2J\x1b[01;01H\x1b[=3h\x1b[2J\x1b[01;01H" * 2
+SEABIOS = b"\x1bc\x1b[?7l\x1b[2JSeaBIOS (version 1.16.2)"
+TEXTS = [
+    b"", b"calm", b"a hit", b"one hit after a hit", b"\x1b[2J\x1b[3;4Ha hit\x1b[Hhits", b"\x1b[2Jcalm\x1b[H",
+    UEFI, SEABIOS, b"\x1b[1ma\x1b[0m \x1b[31mhit", b"[    1.000000] kernel", b"a h[    1.000000] kernel", b"it",
+    b"hi\bit", b"\v", b"\xc3\xa4",
+]  # fmt: skip
+SEGMENTS = st.tuples(st.sampled_from(TEXTS), st.sampled_from([b"\n", b"\r\n", b"\r"])).map(b"".join)
+
+
+@given(st.lists(SEGMENTS, max_size=60))
+def test_blocks_of_segments_are_searched_as_each_segment_is(segments: list[bytes]) -> None:
+    def heard(pieces: list[bytes]) -> list[object]:
+        ear = Ear(Pattern(regex=r"\ba hit\b"), Pattern(regex=r"[^x]it$"), Pattern(regex="^it"))
+        ear.at = -1.0
+        found: list[object] = []
+        for piece in pieces:
+            found += ear.console.feed(ear.offset, piece, 0.0, lambda: ear.watch)
+            ear.offset += len(piece)
+        return [(type(one), one.line, getattr(one, "rule", None) and one.rule.rank) for one in found]
+
+    assert heard([b"".join(segments)]) == heard(segments)
 
 
 def test_patterns_in_words() -> None:

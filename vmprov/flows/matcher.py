@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 
 import re2
@@ -46,6 +47,7 @@ _LONGEST_OPEN = 4 * 1024
 _MEMORY = 16 * 1024 * 1024
 
 _SEGMENT = re.compile(rb"([^\r\n]*)([\r\n])")
+_END = re.compile(rb"[\r\n]")
 _INTRUDER_LINE = re.compile(rb"^" + INTRUDER, re.MULTILINE)
 _TORN = rb"[^\n]" + INTRUDER
 
@@ -74,6 +76,20 @@ def _line_end(data: bytes, begin: int = 0, end: int | None = None) -> int:
     """Behind the first CR or LF between two places; 0 where there is none."""
     feed = data.find(b"\n", begin, end)
     return data.find(b"\r", begin, end if feed < 0 else feed) + 1 or feed + 1
+
+
+def _behind_ends(data: bytes, count: int, begin: int = 0) -> int:
+    """The place behind so many CRs and LFs from ``begin`` on."""
+    return next(islice(_END.finditer(data, begin), count - 1, None)).end() if count else begin
+
+
+def _start_segments(raw: bytes) -> list[int]:
+    """In which segments, from 0, firmware begins to start, as escape sequences show."""
+    if b"\x1b" not in raw:
+        return []
+    plain = without_noise(raw)
+    starts = _compiled(FIRMWARE_START, latin1=True).finditer(plain)
+    return [plain.count(b"\n", 0, at) + plain.count(b"\r", 0, at) for at in (start.start() for start in starts)]
 
 
 def _shows_start(data: bytes) -> bool:
@@ -154,9 +170,10 @@ class Watch:
         self._any = _compiled(b"|".join(sources)) if sources else None
         self._any_or_torn = _compiled(b"|".join([*sources, _TORN, FIRMWARE_START]))
 
-    def suspects(self, block: bytes) -> bool:
-        """Whether a clean block may hold anything that is looked for, a torn line, or the name of firmware."""
-        return self._any_or_torn.search(block) is not None
+    def suspect(self, block: bytes, begin: int) -> int:
+        """Where in a clean block the next may be of what is looked for, torn lines, and names of firmware; or -1."""
+        found = self._any_or_torn.search(block, begin)
+        return found.start() if found else -1
 
     def find(self, lines: Sequence[Line], *, at_rest: bool = False) -> tuple[Rule, Line] | None:
         """The first rule that fits one of ``lines``; prompts only where they are ``at_rest``."""
@@ -305,28 +322,48 @@ class Console:
             yield Hit(*found, self.number)
 
     def _block(self, raw: bytes, offset: int, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
-        if self._pass_over(raw, watch()):
-            return
+        """Go from one segment that may be of interest to the next, and pass over those between.
+
+        ``begin``, ``at`` -- how far one is in the bytes and in the text; ``ends`` -- how many CRs and LFs are behind.
+        """
+        plain = clean(raw, jump=b"\v")
+        text = plain.replace(b"\v", b"\n")
+        starts = _start_segments(raw)
+        begin = at = ends = 0
+        while begin < len(raw):
+            if self._open.text and not _only_intruders(raw[begin:]):
+                yield from self._in_parts(raw[begin:], offset + begin, watch)
+                return
+            skips = [segment - ends for segment in starts if segment >= ends]
+            if (found := watch().suspect(text, at)) >= 0:
+                skips.append(plain.count(b"\n", at, found))
+            if not skips:
+                self._pass_over(raw[begin:], text[at:])
+                return
+            calm, still = _behind_ends(raw, min(skips), begin), _behind_ends(plain, min(skips), at)
+            self._pass_over(raw[begin:calm], text[at:still])
+            end = _line_end(raw, calm)
+            end += raw[end - 1 : end + 1] == b"\r\n"
+            yield from self._by_line(raw[calm:end], offset + calm, watch)
+            passed = 2 if raw[calm:end].endswith(b"\r\n") else 1
+            begin, at, ends = end, _behind_ends(plain, passed, still), ends + min(skips) + passed
+
+    def _in_parts(self, raw: bytes, offset: int, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
+        """Where a torn line has to be put together first: look for the place from which on none is open."""
         part = len(raw) // _PARTS
-        if part < _PART:
-            yield from self._by_line(raw, offset, watch)
-            return
         begin = 0
         while begin < len(raw):
             end = _line_end(raw, begin + part) or len(raw)
-            if end - begin == len(raw):
+            if part < _PART or end - begin == len(raw):
                 yield from self._by_line(raw, offset, watch)
                 return
             yield from self._block(raw[begin:end], offset + begin, watch)
             begin = end
 
-    def _pass_over(self, raw: bytes, watch: Watch) -> bool:
-        """Whether there is nothing in a block of segments that one would have to look at."""
-        text = clean(raw)
-        if watch.suspects(text) or (b"\x1b" in raw and _shows_start(without_noise(raw))):
-            return False
-        if self._open.text and not _only_intruders(raw):
-            return False
+    def _pass_over(self, raw: bytes, text: bytes) -> None:
+        """Take segments in which there is nothing that one would have to look at."""
+        if not raw:
+            return
         self.seen(text)
         if text.strip(b"\n"):
             self._starting = False
@@ -335,7 +372,6 @@ class Console:
             self._returned = bool(clean(since).strip(b"\n")) or (self._returned and len(since) == len(raw))
         else:
             self._returned = False
-        return True
 
     def _by_line(self, raw: bytes, offset: int, watch: Callable[[], Watch]) -> Iterator[Hit | FirmwareStart]:
         for segment in _SEGMENT.finditer(raw):

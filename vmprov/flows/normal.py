@@ -48,7 +48,7 @@ _UNFINISHED = re.compile(
     re.VERBOSE,
 )
 _CONTROL_CHARACTER = re.compile(rb"\xc2[\x80-\x9f]")
-_ERASING_LINE = re.compile(rb"^[^\n\x08]*\x08[^\n]*", re.MULTILINE)
+_ERASING_LINE = re.compile(rb"(?<![^\n\v])[^\n\v\x08]*\x08[^\n\v]*")
 # Kernel lines, with printk's caller and level as far as they are there, and systemd's status lines.
 INTRUDER = (
     rb"(?:<[0-9]{1,3}>)?\[(?: {0,5}[0-9]{1,7}\.[0-9]{1,9}"
@@ -60,8 +60,10 @@ _BEGUN_INTRUDER = re.compile(
 )
 
 
-def clean(raw: bytes) -> bytes:
-    """The text in ``raw`` as UTF-8; carriage returns, and jumps of the cursor, have become line feeds one by one.
+def clean(raw: bytes, *, jump: bytes = b"\n") -> bytes:
+    """The text in ``raw`` as UTF-8; carriage returns have become line feeds, and jumps of the cursor ``jump``.
+
+    Each becomes one character. ``jump`` may be VT, which does not occur otherwise: the text is the same but for that.
 
     >>> clean(b"Pass\\x00wo\\x1b[0mrd: \\xff\\n10%\\r\\x1b[2J20%")
     b'Password: \\n10%\\n\\n20%'
@@ -71,7 +73,7 @@ def clean(raw: bytes) -> bytes:
         text = _COMMON.sub(b"", text)
     if b"\x1b" in text:
         text = _EXCURSION.sub(b"", text)
-        text = _SEQUENCE.sub(b"", _JUMP.sub(b"\n", text))
+        text = _SEQUENCE.sub(b"", _JUMP.sub(jump, text))
     if b"\a" in text:
         text = text.replace(b"\a", b"")
     if not text.isascii():
