@@ -11,6 +11,7 @@ from vmprov.views import ApplyResult, Drift
 
 if TYPE_CHECKING:
     from vmprov.engine.context import Context
+    from vmprov.engine.outcome import Outcome
     from vmprov.engine.plan import Plan
     from vmprov.spec.lab import LabSpec
 
@@ -24,7 +25,7 @@ class LabFiles(Collection):
         Raises :class:`SpecError` for what cannot be meant, :class:`vmprov.errors.HostNotReady` if VMs exist and their
         host does not answer, and :class:`Failed` if a protected VM would lose its data.
         """
-        from vmprov.engine.apply import plan_lab, wanted
+        from vmprov.engine.wanted import plan_lab, wanted
 
         ctx = self.context(lab.host, lab.driver)
         plan = plan_lab(ctx, wanted(ctx, lab))
@@ -45,10 +46,9 @@ class LabFiles(Collection):
         arguments as for :meth:`plan` and :class:`vmprov.spec.request.CreateRequest`. Never raises for what happens
         to one VM. While another process works on the lab, this waits.
         """
-        from vmprov.engine.apply import apply_plan, plan_lab, wanted
         from vmprov.engine.at_work import at_work
         from vmprov.engine.outcome import exit_code
-        from vmprov.engine.steps import OnFailure
+        from vmprov.engine.wanted import plan_lab, wanted
 
         self.expire()
         ctx = self.context(lab.host, lab.driver)
@@ -60,9 +60,14 @@ class LabFiles(Collection):
                 plan = plan.only(_chosen(lab, plan, targets))
             if expected is not None and plan.to_json() != expected.to_json():
                 raise Failed(f"lab {lab.lab} changed since the plan was shown", hint="look at the new plan")
-            outcomes = apply_plan(
-                ctx, operation, whole, plan, on_failure=OnFailure(on_failure), parallel=parallel, ask=self.ask
-            )
+            outcomes: list[Outcome] = []
+            if plan:
+                from vmprov.engine.apply import apply_plan
+                from vmprov.engine.steps import OnFailure
+
+                outcomes = apply_plan(
+                    ctx, operation, whole, plan, on_failure=OnFailure(on_failure), parallel=parallel, ask=self.ask
+                )
         code = exit_code(outcomes)
         return ApplyResult(
             lab=lab.lab,
@@ -76,7 +81,7 @@ class LabFiles(Collection):
         from vmprov.engine.at_work import is_at_work
         from vmprov.engine.observe import observe
         from vmprov.engine.plan import drift_of
-        from vmprov.engine.rename import pending
+        from vmprov.engine.renames import pending
 
         vms = self.select(targets) if targets else self.store.vms()
         found: dict[str, Drift] = {}

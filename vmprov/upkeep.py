@@ -119,7 +119,8 @@ class Upkeep(Workspace):
         """
         from vmprov.engine import power
         from vmprov.engine.at_work import at_work
-        from vmprov.engine.rename import check_free, is_done, rename
+        from vmprov.engine.rename import check_free, rename
+        from vmprov.engine.renames import is_done
         from vmprov.spec.names import check_name
 
         try:
@@ -151,7 +152,8 @@ class Upkeep(Workspace):
         """
         from vmprov.engine.admit import admit, name_of
         from vmprov.engine.at_work import at_work
-        from vmprov.engine.records import check_place, new_lab
+        from vmprov.engine.context import check_place
+        from vmprov.engine.records import new_lab
         from vmprov.spec.names import check_name
 
         try:

@@ -12,14 +12,13 @@ from vmprov.cli import Session
 from vmprov.cli.events import events_option
 from vmprov.cli.options import agrees, json_option, opened, print_json, print_table, report_outcomes, selector_option
 from vmprov.cli.progress import choose_progress
-from vmprov.cli.spec import pairs, set_option, var_option
+from vmprov.cli.spec import lab_of, pairs, set_option, var_option
 from vmprov.errors import SpecError
 from vmprov.paths import Home
 from vmprov.settings import Settings
 
 if TYPE_CHECKING:
     from vmprov.engine.plan import Plan
-    from vmprov.spec.lab import LabSpec
 
 _SIGNS = {"create": ("+", "green"), "adopt": ("+", "green"), "change": ("~", "yellow"), "mend": ("!", "yellow"),
           "replace": ("±", "red"), "delete": ("-", "red")}  # fmt: skip
@@ -40,13 +39,6 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _load(file: str, overrides: tuple[str, ...], variables: tuple[str, ...]) -> LabSpec:
-    from vmprov.flows.load import flow_machine
-    from vmprov.spec.load import load_lab
-
-    return load_lab(file, overrides=overrides, variables=pairs(variables), flows=flow_machine)
-
-
 @click.command()
 @_options
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if there is something to do.")
@@ -56,7 +48,7 @@ def plan_command(
     as_json: bool, detailed_exitcode: bool,
 ) -> int:  # fmt: skip
     """Say what would make a lab as its file wants it: why, and what that costs. Nothing is changed."""
-    lab = _load(file, overrides, variables)
+    lab = lab_of(file, overrides, pairs(variables))
     with opened(session) as vmprov:
         plan = vmprov.plan(lab, targets=targets)
     if as_json:
@@ -82,7 +74,7 @@ def apply_command(
 
     The plan is shown first, and asked for. Running it again does nothing where nothing changed.
     """
-    lab = _load(file, overrides, variables)
+    lab = lab_of(file, overrides, pairs(variables))
     session.cancel_on_signals()
     home = Home(Settings.from_environ().home)
     expected = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmprov.cli.options import json_option, print_json
 from vmprov.errors import SpecError
+
+if TYPE_CHECKING:
+    from vmprov.spec.lab import LabSpec
+    from vmprov.spec.machine import Machine
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Over the file, such as vms.web.memory=8GiB."
@@ -48,12 +52,21 @@ def validate_command(
     return 0 if all(one["ok"] for one in found) else SpecError.exit_code
 
 
-def _checked(file: str, overrides: tuple[str, ...], variables: dict[str, str]) -> dict[str, Any]:
-    from vmprov.flows.load import flow_machine
+def lab_of(file: str, overrides: tuple[str, ...], variables: dict[str, str]) -> LabSpec:
+    """The lab in a file; flows are loaded only if it names one."""
     from vmprov.spec.load import load_lab
 
+    def machine_of(flow: str) -> Machine:
+        from vmprov.flows.load import flow_machine
+
+        return flow_machine(flow)
+
+    return load_lab(file, overrides=overrides, variables=variables, flows=machine_of)
+
+
+def _checked(file: str, overrides: tuple[str, ...], variables: dict[str, str]) -> dict[str, Any]:
     try:
-        lab = load_lab(file, overrides=overrides, variables=variables, flows=flow_machine)
+        lab = lab_of(file, overrides, variables)
     except SpecError as wrong:
         return {"file": file, "ok": False, "problems": list(wrong.problems), "lab": "", "vms": []}
     return {"file": file, "ok": True, "problems": [], "lab": lab.lab, "vms": [vm.name for vm in lab.vms]}

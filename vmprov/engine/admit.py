@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vmprov.engine.context import Context
-from vmprov.engine.rename import NEW_NAME
+from vmprov.engine.renames import NEW_NAME
 from vmprov.errors import Failed, NameTaken, NotFound, SpecError
 from vmprov.hypervisor import Domain, DomainState
 from vmprov.hypervisor.definitions import parse_definition

@@ -1,88 +1,25 @@
-"""Labs from files: what has to be done is planned, looked at, and done."""
+"""Labs from files: what a plan says is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from pydantic import SecretStr
 
-from vmprov.engine.admit import admit, check_domain
+from vmprov.engine.admit import admit
 from vmprov.engine.context import Context
 from vmprov.engine.create import boots_at_once, room
 from vmprov.engine.nics import made_for
-from vmprov.engine.observe import observe
-from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration
+from vmprov.engine.orchestration import Orchestration, environ_of
 from vmprov.engine.outcome import Outcome
-from vmprov.engine.plan import Action, Change, Plan, make_plan
-from vmprov.engine.records import check_place, flows_of, record, record_again, suited
+from vmprov.engine.plan import Action, Change, Plan
+from vmprov.engine.records import record, record_again
 from vmprov.engine.secrets import Secrets
 from vmprov.engine.steps import OnFailure
+from vmprov.engine.wanted import Wanted
 from vmprov.engine.work import Work
-from vmprov.errors import SpecError
-from vmprov.flows.grammar import Flow
-from vmprov.spec.lab import LabSpec
 from vmprov.spec.write import to_yaml
 from vmprov.store import Operation, VMRecord
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A lab as it is wanted, with what flows and orchestrators bring laid under its machines; these by flow."""
-
-    lab: LabSpec
-    flows: Mapping[str, Flow]
-    orchestrations: Mapping[str, Orchestration]
-
-
-def wanted(ctx: Context, lab: LabSpec) -> Wanted:
-    """The lab with what its flows bring; :class:`SpecError` with everything that does not go together then."""
-    flows = flows_of(lab.vms)
-    vms = tuple(suited(vm, flows.get(vm.flow)) for vm in lab.vms)
-    orchestrations = {
-        vm.flow: found
-        for vm in {vm.flow: vm for vm in vms if vm.flow}.values()
-        if (found := find_orchestration(ctx, vm, flows[vm.flow])) is not None
-    }
-    vms = tuple(
-        vm.model_copy(update=orchestrations[vm.flow].fitted(vm)) if vm.flow in orchestrations else vm for vm in vms
-    )
-    ours = {network.name for network in lab.networks}
-    problems = [f"{vm.name}: {field}: {why}" for vm in vms for field, why in vm.conflicts(ours=ours)]
-    if problems:
-        raise SpecError("; ".join(problems), problems=problems)
-    return Wanted(lab.model_copy(update={"vms": vms}), flows, orchestrations)
-
-
-def plan_lab(ctx: Context, lab: Wanted) -> Plan:
-    """What makes the lab as it is wanted. Reads only; a host that is not up has nothing."""
-    check_place(ctx, lab.lab.lab)
-    records = ctx.store.vms(lab.lab.lab)
-    _refuse_others(ctx, lab)
-    _check_domains(ctx, lab, records)
-    return make_plan(lab.lab.lab, lab.lab.vms, records, observe(ctx, records) if records else {})
-
-
-def _check_domains(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) -> None:
-    """Raise :class:`SpecError` if a domain that is to be taken in is not there, or must not be."""
-    recorded = {vm.name: vm for vm in records}
-    for vm in lab.lab.vms:
-        if not vm.domain:
-            continue
-        if vm.name not in recorded:
-            check_domain(ctx, vm.domain)
-        elif not recorded[vm.name].adopted:
-            raise SpecError(
-                f"{vm.name} is a VM of ours, and not domain {vm.domain!r}", hint="remove domain, or rename it"
-            )
-
-
-def _refuse_others(ctx: Context, lab: Wanted) -> None:
-    """VMs of other labs keep their names."""
-    names = {vm.name for vm in lab.lab.vms}
-    for vm in ctx.store.vms():
-        if vm.name in names and vm.lab != lab.lab.lab:
-            raise SpecError(f"there is a VM called {vm.name!r} already, in lab {vm.lab}", hint="choose another name")
 
 
 def apply_plan(
@@ -100,8 +37,6 @@ def apply_plan(
     Whoever calls holds the lab. Raises :class:`SpecError` and :class:`vmprov.errors.HostNotReady` before anything is
     made.
     """
-    if not plan:
-        return []
     by_name = {vm.name: vm for vm in lab.lab.vms}
     made = [change for change in plan.changes if change.action in (Action.CREATE, Action.REPLACE)]
     if made:

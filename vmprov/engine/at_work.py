@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmprov.engine.context import Context
-from vmprov.engine.rename import finish_renames
+from vmprov.engine.renames import pending
 from vmprov.errors import WaitTimeout
 from vmprov.events import Note
 from vmprov.locks import Turn
@@ -49,7 +49,10 @@ def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> I
         if ctx.store.cut_short(lab):
             ctx.driver.halt(lab)
         with ctx.store.operation(command, lab) as operation:
-            finish_renames(ctx, operation, lab)
+            if pending(ctx.store, lab):
+                from vmprov.engine.rename import finish_renames
+
+                finish_renames(ctx, operation, lab)
             yield operation
         if ctx.store.lab(lab) is None:
             turn.remove()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmprov.drivers import Driver
+from vmprov.errors import SpecError
 from vmprov.events import Events, StageChanged
 from vmprov.hosts import Host
 from vmprov.hypervisor import Hypervisor
@@ -44,3 +45,13 @@ class Context:
     def stage(self, vm: str, stage: str, why: str = "", *, started: float | None = None) -> None:
         """Tell listeners that a VM entered a stage; ``started``: when, if that was not just now (monotonic)."""
         self.events.emit(StageChanged(vm=vm, stage=stage, why=why, started=started))
+
+
+def check_place(ctx: Context, lab: str) -> None:
+    """Raise :class:`SpecError` if the lab exists and is on another host, or made by another driver."""
+    existing = ctx.store.lab(lab)
+    if existing and (existing.host, existing.driver) != (ctx.host.name, ctx.driver.name):
+        raise SpecError(
+            f"lab {lab!r} is on {existing.host} with driver {existing.driver}",
+            hint="a lab has one host and one driver; choose another name for the lab",
+        )

@@ -9,9 +9,10 @@ from vmprov.engine.at_work import at_work, lab_turn
 from vmprov.engine.context import Context
 from vmprov.engine.orchestration import environ_of, find_orchestration
 from vmprov.engine.outcome import Outcome, blamed
-from vmprov.engine.records import flows_of, record_request, suited
+from vmprov.engine.records import record_request
 from vmprov.engine.secrets import Secrets
 from vmprov.engine.steps import OnFailure
+from vmprov.engine.wanted import flows_of, suited
 from vmprov.engine.work import Work
 from vmprov.locks import Turn
 from vmprov.spec.request import CreateRequest

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vmprov.engine.at_work import at_work
 from vmprov.engine.context import Context
 from vmprov.engine.outcome import Outcome
-from vmprov.engine.rename import pending
+from vmprov.engine.renames import pending
 from vmprov.engine.work import Work
 from vmprov.errors import Interrupted, NotFullyUndone, VmprovError
 from vmprov.store import LabRecord

@@ -16,7 +16,7 @@ from vmprov.engine.at_work import at_work, holder, lab_turn
 from vmprov.engine.context import Context
 from vmprov.engine.leftovers import Find, on_host
 from vmprov.engine.remains import in_containers, in_state_directory
-from vmprov.engine.rename import pending
+from vmprov.engine.renames import pending
 from vmprov.engine.work import Work
 from vmprov.errors import HostNotReady, VmprovError
 from vmprov.hosts import Host

@@ -10,7 +10,7 @@ from vmprov.engine.context import Context
 from vmprov.engine.history import remember
 from vmprov.engine.prepare import make_consoles
 from vmprov.engine.ready import failure_of, judge, proof_of
-from vmprov.engine.rename import pending
+from vmprov.engine.renames import pending
 from vmprov.engine.watch import begin, begun
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.hypervisor import DomainState, foreign

@@ -11,8 +11,9 @@ from vmprov.engine.create import boots_at_once, room
 from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration, found_again
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import spec_of
-from vmprov.engine.records import flows_of, record_again
+from vmprov.engine.records import record_again
 from vmprov.engine.secrets import Secrets
+from vmprov.engine.wanted import flows_of
 from vmprov.engine.work import Work
 from vmprov.errors import Failed, Protected, SpecError, VmprovError
 from vmprov.flows.grammar import Flow

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
-from typing import TypeVar
 
 from vmprov import addressing
 from vmprov.capacity import shortage
-from vmprov.engine.context import Context
+from vmprov.engine.context import Context, check_place
 from vmprov.engine.plan import wishes_of
-from vmprov.engine.rename import FORMER_NAME, NEW_NAME
+from vmprov.engine.renames import FORMER_NAME, NEW_NAME
 from vmprov.errors import NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates
-from vmprov.flows.grammar import Flow
-from vmprov.flows.load import load_flow
 from vmprov.images import Image
 from vmprov.networks import BRIDGE, MODES
 from vmprov.spec.lab import VMSpec, lab_of
@@ -27,27 +24,6 @@ from vmprov.spec.request import CreateRequest
 from vmprov.store import Nic, VMRecord, labels_column, nics_column
 
 BLANK_DISK = 10 * 1024**3
-
-
-M = TypeVar("M", bound=Machine)
-
-
-def flows_of(machines: Iterable[Machine]) -> dict[str, Flow]:
-    """The flows that machines name, each read once; raises :class:`SpecError` for one that cannot be used."""
-    return {name: load_flow(name) for name in dict.fromkeys(machine.flow for machine in machines) if name}
-
-
-def suited(machine: M, flow: Flow | None) -> M:
-    """The machine with what its flow brings and needs: defaults, serial ports, and its limit where none is given.
-
-    Raises :class:`SpecError` if there are wishes that do not go together then.
-    """
-    if flow is None:
-        return machine
-    machine = machine.over(flow.machine) if flow.machine is not None else machine
-    consoles = max(machine.consoles, *(console + 1 for console in flow.consoles))
-    timeout = flow.limit if machine.timeout is None else machine.timeout
-    return machine.model_copy(update={"consoles": consoles, "timeout": timeout})
 
 
 def record_request(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> list[VMRecord]:
@@ -154,16 +130,6 @@ def new_lab(ctx: Context) -> str:
     """A name for a lab that nobody asked a name for."""
     labs = {lab.name for lab in ctx.store.labs()}
     return next(name for number in range(1, 10**6) if (name := f"lab-{number}") not in labs)
-
-
-def check_place(ctx: Context, lab: str) -> None:
-    """Raise :class:`SpecError` if the lab exists and is on another host, or made by another driver."""
-    existing = ctx.store.lab(lab)
-    if existing and (existing.host, existing.driver) != (ctx.host.name, ctx.driver.name):
-        raise SpecError(
-            f"lab {lab!r} is on {existing.host} with driver {existing.driver}",
-            hint="a lab has one host and one driver; choose another name for the lab",
-        )
 
 
 def _record_vm(

@@ -12,7 +12,7 @@ from vmprov.containers.engine import LOCK_LABEL, Container, Engine
 from vmprov.drivers.box import orphaned_boxes
 from vmprov.engine import adoption, base_volume
 from vmprov.engine.leftovers import Find, remove_path
-from vmprov.engine.rename import NEW_NAME
+from vmprov.engine.renames import NEW_NAME
 from vmprov.images import staging_lock
 from vmprov.locks import is_held, remove_unheld
 from vmprov.paths import Home

@@ -19,27 +19,13 @@ from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.prepare import disk_volume, make_consoles
 from vmprov.engine.remove import discard_logs
+from vmprov.engine.renames import FORMER_NAME, NEW_NAME, pending
 from vmprov.engine.steps import Step, StepState
 from vmprov.errors import Failed, NameTaken, VmprovError
 from vmprov.hypervisor import DomainState, Mark
 from vmprov.hypervisor.definitions import with_captures_in, with_name, with_owner
 from vmprov.ssh import rename_host
-from vmprov.store import Operation, Store, VMRecord
-
-# Leases: a name that a VM is getting, and one that it had and whose things it still has.
-NEW_NAME = "new name"
-FORMER_NAME = "former name"
-
-
-def pending(store: Store, lab: str) -> dict[str, str]:
-    """VMs of a lab that are being renamed, or were when somebody was killed, and their new names."""
-    names = {vm.name for vm in store.vms(lab)}
-    return {vm: new for new, vm in store.holders(host="", kind=NEW_NAME).items() if vm in names}
-
-
-def is_done(store: Store, name: str, new: str) -> bool:
-    """Whether a VM has the new name already."""
-    return not store.has_vm(name) and store.holders(host="", kind=FORMER_NAME).get(name) == new
+from vmprov.store import Operation, VMRecord
 
 
 def rename(ctx: Context, operation: Operation, name: str, new: str) -> None:
