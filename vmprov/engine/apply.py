@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from vmprov.engine.admit import admit
 from vmprov.engine.context import Context
-from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.create import room
 from vmprov.engine.nics import made_for
 from vmprov.engine.orchestration import Orchestration, environ_of
 from vmprov.engine.outcome import Outcome
@@ -47,10 +47,9 @@ def apply_plan(
     }
     secrets = _secrets(lab, orchestrations, made, ask)
     memory = room(ctx)
-    largest = max((vm.memory for vm in lab.lab.vms), default=0)
     adopted = _record(ctx, lab, plan)
     work = Work(
-        ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel or boots_at_once(ctx, largest),
+        ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel,
         memory=memory, flows={name: lab.flows.get(vm.flow) for name, vm in by_name.items()}, secrets=secrets,
         orchestrations={name: orchestrations.get(vm.flow) for name, vm in by_name.items()},
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vmprov.capacity import memory_left, sensible_parallelism
+from vmprov.capacity import memory_left
 from vmprov.engine.at_work import at_work, lab_turn
 from vmprov.engine.context import Context
 from vmprov.engine.orchestration import environ_of, find_orchestration
@@ -38,7 +38,6 @@ def create(
     request.refuse_conflicts()
     ctx.host.up(ctx.events)
     ctx.driver.check(events=ctx.events, cancel=ctx.cancel)
-    parallel = request.parallel or boots_at_once(ctx, request.memory)
     if orchestration is not None and flow is not None:
         orchestration = orchestration.unlocked(flow, ask)
     secrets = Secrets(flow, ask=ask, environ=environ_of(orchestration)) if flow else None
@@ -50,7 +49,7 @@ def create(
         memory = room(ctx)
         vms = record_request(ctx, request.model_copy(update={"lab": lab}))
         work = Work(
-            ctx, operation, lab, on_failure=OnFailure(request.policy), parallel=parallel, memory=memory,
+            ctx, operation, lab, on_failure=OnFailure(request.policy), parallel=request.parallel, memory=memory,
             flows={vm.name: flow for vm in vms}, orchestrations={vm.name: orchestration for vm in vms},
             secrets={vm.name: secrets.of(vm.name) for vm in vms} if secrets else {},
         )  # fmt: skip
@@ -85,12 +84,6 @@ def _lab(ctx: Context, request: CreateRequest) -> tuple[str, Turn]:
         if ctx.store.lab(name) is None and turn.take() and ctx.store.lab(name) is None:
             return name, turn
         turn.close()
-
-
-def boots_at_once(ctx: Context, memory: int) -> int:
-    """How many VMs of a size may boot at once, by the host's cores and memory."""
-    kvm = ctx.host.acceleration().kind == "kvm"
-    return sensible_parallelism(ctx.hypervisor.node(), memory=memory, kvm=kvm)
 
 
 def room(ctx: Context) -> int:

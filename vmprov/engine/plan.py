@@ -62,6 +62,11 @@ class Change:
     reboot: bool = False
     lost: tuple[str, ...] = ()
 
+    @property
+    def boots(self) -> bool:
+        """Whether a VM that exists may be powered on for this."""
+        return self.reboot or self.action is Action.MEND or any(reason.field == "state" for reason in self.reasons)
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         return {

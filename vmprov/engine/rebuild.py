@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pydantic import SecretStr
 
 from vmprov.engine.context import Context
-from vmprov.engine.create import boots_at_once, room
+from vmprov.engine.create import room
 from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration, found_again
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import spec_of
@@ -42,9 +42,8 @@ def rebuild(
         _check_image(ctx, vm, vm.image if image is None else image)
     flows = flows_of(vm.machine for vm in vms)
     orchestrations, secrets = _orchestrations(ctx, vms, flows, ask)
-    largest = max((vm.memory for vm in vms), default=0)
     work = Work(
-        ctx, operation, lab, parallel=parallel or boots_at_once(ctx, largest), memory=room(ctx),
+        ctx, operation, lab, parallel=parallel, memory=room(ctx),
         flows={vm.name: flows.get(vm.machine.flow) for vm in vms}, secrets=secrets, orchestrations=orchestrations,
     )  # fmt: skip
     refused = {}

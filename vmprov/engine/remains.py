@@ -216,6 +216,8 @@ def _why_unneeded(path: Path, home: Home, store: Store) -> str:
         return (
             "" if (home.root / "images" / f".new-{path.stem.removeprefix('image-')}").exists() else "the image is made"
         )
+    if re.fullmatch(r"boot-.+-[0-9]+\.lock", path.name):
+        return "nobody boots"
     for thing in ("VAGRANTSLASH", "-network-"):
         if thing in path.name:
             kind = base_volume.KIND if thing == "VAGRANTSLASH" else adoption.KIND

@@ -29,6 +29,7 @@ from vmprov.engine.ready import Judged, NotReady, judge, proof_of
 from vmprov.engine.remove import remove_lab_if_empty, remove_vm, take_down
 from vmprov.engine.run import Run
 from vmprov.engine.steps import OnFailure, Step
+from vmprov.engine.turns import BootTurns, boots_at_once
 from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import NotFound, NotFullyUndone, Protected, VmprovError
 from vmprov.flows.grammar import Flow
@@ -45,9 +46,9 @@ MEMORY = "memory"
 class Work:
     """Steps on the VMs of one lab are asked for; then :meth:`do` does them, and returns how it went.
 
-    ``parallel``: so many VMs boot at once. ``memory``: bytes that the host has for VMs that are powered on now.
-    ``flows``: VM -> the flow that it has to pass; ``secrets``: VM -> what the flow types; ``orchestrations``: VM -> the
-    orchestrator that it is onboarded to.
+    ``parallel``: so many of its VMs boot at once; 0: as many as the host boots of all. ``memory``: bytes that the host
+    has for VMs that are powered on now. ``flows``: VM -> the flow that it has to pass; ``secrets``: VM -> what the flow
+    types; ``orchestrations``: VM -> the orchestrator that it is onboarded to.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Work:
         lab: str,
         *,
         on_failure: OnFailure = OnFailure.ROLLBACK_VM,
-        parallel: int = 1,
+        parallel: int = 0,
         memory: int | None = None,
         flows: Mapping[str, Flow | None] | None = None,
         secrets: Mapping[str, Mapping[str, SecretStr]] | None = None,
@@ -70,7 +71,7 @@ class Work:
         self._lab = lab
         self._on_failure = on_failure
         self._parallel = parallel
-        self._capacity = {BOOT: parallel} | ({} if memory is None else {MEMORY: memory})
+        self._memory = memory
         self._flows = flows or {}
         self._secrets = secrets or {}
         self._orchestrations = orchestrations or {}
@@ -78,6 +79,9 @@ class Work:
         self._started = time.monotonic()
         self._steps: list[Step] = []
         self._made: list[str] = []
+        # VMs that are powered on.
+        self._booting: list[str] = []
+        self._turns: BootTurns | None = None
         self._last: dict[str, str] = {}
         self._lock = threading.Lock()
         self._orders: dict[str, Order] = {}
@@ -114,10 +118,8 @@ class Work:
             needs += [
                 self._of(vm, "enrol", "make it known to its orchestrator", self._enrol, needs=[first], brief=True)
             ]
-        self._of(
-            vm, "power on", "make its domain, and power it on", together=self._power_on,
-            needs=[*needs, *self._ends(after)], takes={BOOT: 1, **memory},
-        )  # fmt: skip
+        needs += [self._wait(vm, [first, *self._ends(after)])]
+        self._of(vm, "power on", "make its domain, and power it on", together=self._power_on, needs=needs, takes=memory)
         self._await(vm)
 
     def change(self, change: Change, *, after: Iterable[str] = ()) -> None:
@@ -134,8 +136,9 @@ class Work:
                 self._beginnings[name] = beginning
 
         told = "; ".join(map(str, change.reasons))
+        needs = self._ends(after)
         self._of(
-            vm, str(change.action), told, alter, needs=self._ends(after), takes={BOOT: 1},
+            vm, str(change.action), told, alter, needs=[self._wait(vm, needs)] if change.boots else needs,
             undo=lambda _: alteration.undo(),
         )  # fmt: skip
         self._await(vm)
@@ -154,6 +157,10 @@ class Work:
         """Remove what there is of a VM that was never finished, and so has nothing that could be protected."""
         self._records[vm.name] = vm
         self._of(vm, "discard", "remove what there is of it", self._discard)
+
+    def _wait(self, vm: VMRecord, needs: Sequence[str]) -> str:
+        self._booting.append(vm.name)
+        return self._of(vm, "turn", "wait until it may boot", self._take_turn, needs=needs, takes={BOOT: 1})
 
     def _await(self, vm: VMRecord) -> None:
         self._of(vm, "ready", "wait until it is ready", self._ready, needs=[self._last[vm.name]], gives=(BOOT,))
@@ -194,18 +201,25 @@ class Work:
 
         Never raises for what happens to VMs; an interruption shows as the verdict ``cancelled``.
         """
+        parallel = self._parallel or 1
+        if self._booting:
+            usual = boots_at_once(self._ctx, max(self._records[name].memory for name in self._booting))
+            parallel = self._parallel or usual
+            self._turns = BootTurns(self._ctx, max(parallel, usual))
         run = Run(
             self._steps,
             journal=self._operation,
             observer=self,
             cancel=self._ctx.cancel,
-            workers=min(len(self._records), self._parallel) + _HANDS,
-            capacity=self._capacity,
+            workers=min(len(self._records), parallel) + _HANDS,
+            capacity={BOOT: parallel} | ({} if self._memory is None else {MEMORY: self._memory}),
             on_failure=self._on_failure,
         )
         try:
             run.run()
         finally:
+            for name in self._booting:
+                self._give_turn_back(name)
             if self._inventory is not None:
                 self._inventory.close()
         self.left = self._remove_empty_lab()
@@ -236,6 +250,14 @@ class Work:
         order = prepare_vm(self._ctx, self._ctx.store.vm(name))
         with self._lock:
             self._orders[name] = order
+
+    def _take_turn(self, name: str) -> None:
+        assert self._turns is not None
+        self._turns.take(name)
+
+    def _give_turn_back(self, name: str) -> None:
+        if self._turns is not None:
+            self._turns.give_back(name)
 
     def _enrol(self, name: str) -> None:
         orchestration, flow = self._orchestrations[name], self._flows[name]
@@ -280,6 +302,7 @@ class Work:
         if judged.verdict.kind != "success":
             raise NotReady(judged)
         keep_definition(ctx, vm)
+        self._give_turn_back(name)
         remember(ctx, vm, judged, state="ready", seconds=self._seconds)
         ctx.stage(name, "ready")
 
@@ -304,6 +327,7 @@ class Work:
         """Write down a VM's verdict, and save its logs if it is going to be undone."""
         if subject not in self._records:
             return
+        self._give_turn_back(subject)
         ctx = self._ctx
         vm = self._now(subject)
         if subject not in self._touched:
