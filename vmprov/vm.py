@@ -173,7 +173,7 @@ class VM:
         self.name = name
         self._vmprov = vmprov
         self._lock = threading.Lock()
-        self._consoles: dict[int, VMConsole] = {}
+        self._consoles: dict[int, JudgedConsole] = {}
 
     @property
     def view(self) -> VMView:
@@ -191,15 +191,33 @@ class VM:
         return self._vmprov.timeline(self.name)
 
     @property
-    def console(self) -> VMConsole:
+    def console(self) -> JudgedConsole:
         """Its first UART."""
         return self.port(0)
 
-    def port(self, number: int) -> VMConsole:
+    def port(self, number: int) -> JudgedConsole:
         """One of its UARTs; raises :class:`vmprov.errors.NotFound` if it has no such port."""
         with self._lock:
             if number not in self._consoles:
                 base = self._vmprov.console_port(self.name, number)
                 log = self._vmprov.home.console_log(self.name, number)
-                self._consoles[number] = VMConsole(self.name, base, log, self._vmprov.cancel)
+                self._consoles[number] = JudgedConsole(self, base, log, self._vmprov.cancel)
             return self._consoles[number]
+
+
+class JudgedConsole(VMConsole):
+    """A UART by which its machine is judged."""
+
+    def __init__(self, vm: VM, base: Path, log: Path, cancel: Cancel) -> None:
+        super().__init__(vm.name, base, log, cancel)
+        self._vm = vm
+
+    @property
+    def verdict(self) -> str:
+        """What its machine was judged by what its UARTs said; see :attr:`VM.verdict`."""
+        return self._vm.verdict
+
+    @property
+    def timeline(self) -> Timeline:
+        """The stages that its machine went through, as its UARTs told."""
+        return self._vm.timeline

@@ -52,7 +52,7 @@ from vmprov.views import (
     Timeline,
     VMView,
 )
-from vmprov.vm import VM, VMConsole
+from vmprov.vm import VM, JudgedConsole
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -375,7 +375,7 @@ def test_every_method_of_the_facade_is_documented_with_its_parameters() -> None:
     assert {name: re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", given) for name, given in shown.items()} == methods
 
 
-@pytest.mark.parametrize(("kind", "title"), [(VM, "Of a VM"), (VMConsole, "Of a console")])
+@pytest.mark.parametrize(("kind", "title"), [(VM, "Of a VM"), (JudgedConsole, "Of a console")])
 def test_every_member_of_a_machine_and_its_consoles_is_documented(kind: type, title: str) -> None:
     text = section(LIBRARY, "VM and its consoles")
     (table,) = re.findall(rf"^\| {title} \|.*\n((?:\|.*\n)*)", text, re.M)

@@ -118,6 +118,7 @@ def test_the_facade_hands_out_machines_with_their_consoles(home: Home) -> None:
         assert (vm.verdict, vm.view.flow, vm.console) == ("success", "login", vm.port(0))
         assert vm.console.wait_for("login:", timeout=SOON).text == "one login: "
         assert [stay.stage for stay in vm.timeline.stages][-1] == "login"
+        assert (vm.console.verdict, vm.port(0).timeline) == (vm.verdict, vm.timeline)
         with pytest.raises(NotFound, match="no serial port 1"):
             vm.port(1)
         with pytest.raises(NotFound):
