@@ -13,8 +13,6 @@ import shutil
 import struct
 import tarfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -307,15 +305,27 @@ def qcow2_virtual_size(path: Path) -> int:
 @contextmanager
 def _opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
     """The file's or URL's contents, and their length in bytes (0 where the server does not say)."""
+    if source.startswith(("http://", "https://")):
+        with _download(source) as answer:
+            yield answer
+        return
     try:
-        if source.startswith(("http://", "https://")):
-            with urllib.request.urlopen(source, timeout=60) as answer:
-                yield answer, int(answer.headers.get("Content-Length") or 0)
-        else:
-            with Path(source).open("rb") as file:
-                yield file, Path(source).stat().st_size
+        with Path(source).open("rb") as file:
+            yield file, Path(source).stat().st_size
     except FileNotFoundError as problem:
         raise NotFound(f"no file {source}", hint="give a file or an http(s) URL") from problem
+    except OSError as problem:
+        raise Failed(f"{source} cannot be read: {problem.strerror or problem}") from problem
+
+
+@contextmanager
+def _download(source: str) -> Iterator[tuple[IO[bytes], int]]:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(source, timeout=60) as answer:
+            yield answer, int(answer.headers.get("Content-Length") or 0)
     except urllib.error.URLError as problem:
         raise Failed(f"{source} cannot be downloaded: {problem.reason}", hint="check the address") from problem
     except OSError as problem:

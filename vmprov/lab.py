@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -278,6 +277,7 @@ class Vmprov(Upkeep, LabFiles):
         self, vms: Sequence[VMRecord], action: Callable[[VMRecord], None], *, workers: int = _WORKERS
     ) -> list[Failure]:
         """Do something to several VMs at once; returns what failed."""
+        from concurrent.futures import ThreadPoolExecutor
 
         def attempt(vm: VMRecord) -> Failure | None:
             try:

@@ -10,7 +10,6 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 from vmprov.errors import HostNotReady
 
@@ -47,6 +46,8 @@ def ruby(value: object) -> str:
 
 def xml(value: object) -> str:
     """Text or an attribute's value in XML."""
+    from xml.sax.saxutils import escape  # It brings in half of urllib.
+
     return escape(str(value), {"'": "&apos;", '"': "&quot;"})
 
 

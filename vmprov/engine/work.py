@@ -118,7 +118,9 @@ class Work:
             needs += [
                 self._of(vm, "enrol", "make it known to its orchestrator", self._enrol, needs=[first], brief=True)
             ]
-        needs += [self._wait(vm, [first, *self._ends(after)])]
+        ended = [first, *self._ends(after)]
+        # A machine with nothing to boot from, and nothing to prove, is no burden.
+        needs += [self._wait(vm, ended)] if vm.login != "none" or self._flows.get(vm.name) else ended
         self._of(vm, "power on", "make its domain, and power it on", together=self._power_on, needs=needs, takes=memory)
         self._await(vm)
 
