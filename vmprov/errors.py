@@ -72,9 +72,13 @@ class NameTaken(SpecError):
 
 
 class HostNotReady(VmprovError):
-    """The host, Docker or the state directory cannot be used now."""
+    """The host, Docker or the state directory cannot be used now; ``passing``: who serves it may be starting anew."""
 
     exit_code = 3
+
+    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.passing = passing
 
 
 class DatabaseBroken(HostNotReady):
@@ -94,7 +98,7 @@ class CommandFailed(Failed):
 
 
 class LibvirtFailed(Failed):
-    """libvirt refused a call; ``passing``: it was only busy, or the connection to it broke."""
+    """libvirt refused a call; ``passing``: it was only busy."""
 
     def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
         super().__init__(what, hint=hint)

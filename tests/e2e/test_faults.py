@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,26 @@ def test_a_container_killed_meanwhile_fails_the_machines_and_leaves_nothing(cli:
     cli("host", "up")
     cli("delete", "--all", "--yes")
     engine.close()
+
+
+def test_machines_that_are_being_made_outlive_a_libvirtd_that_dies(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("lab: severed\ndefaults: {image: tiny, memory: 128MiB, flow: login}\nvms: {cut: {count: 2}}\n")
+    apply = ("apply", "-f", str(file), "--auto-approve", "--json")
+    run = cli.start(*apply)
+    logs = [cli.home.console_log(name, 0) for name in ("cut-1", "cut-2")]
+    wait_for(lambda: all(log.exists() and b"Linux version" in log.read_bytes() for log in logs), "kernel")
+
+    kill = 'for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != libvirtd ] || kill -9 "${p#/proc/}"; done'
+    with closing(Engine()) as engine:
+        container = f"vmprov-host-{installation_of(cli)}"
+        engine.exec(container, ["sh", "-c", kill], on_line=print, deadline=Deadline(30))
+    out, err = run.communicate(timeout=LIMIT)
+
+    assert run.returncode == 0, err
+    assert [vm["verdict"] for vm in json.loads(out)["vms"]] == ["success", "success"]
+    assert cli("plan", "-f", str(file), "--json").json["changes"] == []
+    cli("delete", "severed", "--yes")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from vmprov import ssh
 from vmprov.engine.context import Context
 from vmprov.engine.watch import INTERVAL, LAG, Beginning, VMWire, Watch
-from vmprov.errors import Failed, Interrupted, LibvirtFailed, VmprovError, WaitTimeout
+from vmprov.errors import Failed, HostNotReady, Interrupted, LibvirtFailed, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Expectation, Flow, Stage
 from vmprov.flows.load import load_flow
 from vmprov.flows.verdict import StageTime, Verdict
@@ -29,6 +29,8 @@ from vmprov.waiting import Cancel, Deadline
 _SSH_INTERVAL = 0.3
 # Asking libvirt whether the domain still runs costs little, but not nothing.
 _STATE_INTERVAL = 2.0
+# Seconds for which libvirt may be silent while consoles tell enough.
+_UNHEARD_LIMIT = 15.0
 _NEVER = "\0"
 
 
@@ -130,6 +132,7 @@ class _Judge:
         self._watch = watch
         self._login = _Login(ctx, vm, image.user if image else "") if beginning.proof == "ssh" else None
         self._state_check = Deadline(0)
+        self._unheard = Deadline(_UNHEARD_LIMIT)
 
     def run(self) -> Judged:
         try:
@@ -165,7 +168,14 @@ class _Judge:
 
     def _check_alive(self) -> None:
         self._state_check = Deadline(_STATE_INTERVAL)
-        state = self._ctx.hypervisor.domain(self._vm.domain).state
+        try:
+            state = self._ctx.hypervisor.domain(self._vm.domain).state
+        except HostNotReady as problem:
+            # Machines outlive a libvirtd that starts anew.
+            if problem.passing and not self._unheard.expired:
+                return
+            raise
+        self._unheard = Deadline(_UNHEARD_LIMIT)
         if state is not DomainState.RUNNING:
             # What it said at last may tell why.
             self._watch.look()

@@ -34,6 +34,8 @@ _INSIDE_LIMIT = 15.0
 class EmbeddedHost(LocalHost):
     """See the module; one per state directory."""
 
+    hint = "run: vmprov host up"
+
     def __init__(self, home: Home, settings: Settings, installation: str, engine: Engine) -> None:
         self._sockets = home.run / "embedded" / "libvirt"
         super().__init__(
@@ -109,7 +111,7 @@ class EmbeddedHost(LocalHost):
     def hypervisor(self) -> Hypervisor:
         """The libvirt connection; raises :class:`HostNotReady` while the host was never up."""
         if not (self._sockets / "libvirt-sock").exists():
-            raise HostNotReady("the embedded host is not running", hint="run: vmprov host up")
+            raise HostNotReady("the embedded host is not running", hint=self.hint)
         return super().hypervisor()
 
     def routes(self) -> list[IPv4Network]:

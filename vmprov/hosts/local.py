@@ -13,6 +13,9 @@ from vmprov.paths import Home
 class LocalHost:
     """Base of the hosts on this machine; ``uri`` is what libvirt is given."""
 
+    # What to do where libvirt does not answer.
+    hint = "start libvirtd, or give another --host"
+
     def __init__(
         self, *, name: str, slug: str, pool: str, uri: str, home: Home, installation: str, engine: Engine
     ) -> None:
@@ -52,7 +55,7 @@ class LocalHost:
         if self._connection is None:
             from vmprov.hypervisor.libvirt import LibvirtHypervisor
 
-            self._connection = LibvirtHypervisor(self.uri)
+            self._connection = LibvirtHypervisor(self.uri, hint=self.hint)
         return self._connection
 
     def acceleration(self) -> Acceleration:

@@ -39,10 +39,14 @@ _HINTS = {
 
 
 class Connection:
-    """One libvirt, by its URI; it is connected to at first use, and again after the connection broke."""
+    """One libvirt, by its URI; it is connected to at first use, and again after the connection broke.
 
-    def __init__(self, uri: str) -> None:
+    ``hint``: what to do where nobody answers.
+    """
+
+    def __init__(self, uri: str, *, hint: str = "") -> None:
         self._uri = uri
+        self._hint = hint
         self._lock = threading.Lock()
         self._connection: Any = None
         self._closed = False
@@ -76,10 +80,10 @@ class Connection:
 
     def _unreachable(self, problem: libvirt.libvirtError) -> HostNotReady:
         said = message_of(problem)
-        hint = "start libvirtd, or give another --host"
+        what = f"libvirt does not answer at {self._uri}: {said}"
         if "Permission denied" in said or "authentication" in said.lower():
-            hint = "run: sudo usermod -aG libvirt $USER, then log in again"
-        return HostNotReady(f"libvirt does not answer at {self._uri}: {said}", hint=hint)
+            return HostNotReady(what, hint="run: sudo usermod -aG libvirt $USER, then log in again")
+        return HostNotReady(what, hint=self._hint, passing=True)
 
     @contextmanager
     def trying(self, doing: str) -> Iterator[Any]:
