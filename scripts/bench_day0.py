@@ -38,7 +38,7 @@ stages:
 
 @dataclass(frozen=True)
 class Boots:
-    """Seconds of nodes from QEMU's start to the prompt; and of the command, beyond those of the last node to be there."""
+    """Seconds of nodes from QEMU's start to the prompt; and of the command, beyond those of the last one there."""
 
     prompts: list[float]
     overhead: float

@@ -23,7 +23,7 @@ from vmprov.hosts.embedded import EmbeddedHost
 from vmprov.lab import Vmprov
 from vmprov.settings import Settings
 
-_SIZES = (10, 100, 1000, 10_000)
+_SIZES = (10, 100, 1000, 3000)
 _MEMORY = "128MiB"
 _LAB = """\
 lab: {name}

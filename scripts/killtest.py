@@ -748,7 +748,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=0)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=4 * (os.cpu_count() or 1))
     parser.add_argument("--log", default="")
     parser.add_argument("--state", default="")
     parser.add_argument("--image", default="tiny")
