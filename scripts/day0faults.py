@@ -41,10 +41,10 @@ class Fault:
 
 FAULTS = (
     Fault("", "timeout", "http-address", alone=True, words=("--no-dhcp", "--timeout", "60s")),
-    Fault("boot-file-404", "nothing-to-boot", alone=True),
-    Fault("bad-certificate", "nothing-to-boot", alone=True),
-    Fault("slow-download:20000", "timeout", "http-download", alone=True, words=("--timeout", "40s")),
-    Fault("unsigned-boot-file", "nothing-to-boot", alone=True, words=("--firmware", "secure-boot")),
+    Fault("boot-file-404", "http-boot-error", "http-download", alone=True),
+    Fault("bad-certificate", "http-boot-error", alone=True),
+    Fault("slow-download:20000", "timeout", alone=True, words=("--timeout", "40s")),
+    Fault("unsigned-boot-file", "secure-boot-refused", alone=True, words=("--firmware", "secure-boot")),
     Fault("wrong-credentials:2", "credentials-refused"),
     Fault("unregistered", "not-registered", flow="edge-nio"),
     Fault("mismatch", "secure-boot-mismatch"),

@@ -82,7 +82,7 @@ EXPECTED = {
     "torn-prompt": Expected("login", "success", "login", "debian login:"),
     "edge-io-success": Expected("edge-io", "success", "login", "edge-node login:"),
     "edge-mismatch": Expected("edge-io", "failed(secure-boot-mismatch)", "onboarding", "Secure Boot Status MISMATCH"),
-    "edge-ipxe-gave-up": Expected("edge-io", "failed(ipxe-gave-up)", "network", "iPXE>"),
+    "edge-ipxe-gave-up": Expected("edge-io", "failed(ipxe-error)", "network", "https://ipxe.org/040ee119"),
     "edge-nio-success": Expected("edge-nio", "success", "login", "edge-node login:"),
     "edge-nio-fallback": Expected(
         "edge-nio", "failed(not-registered)", "onboarding", "Provide Username and password for the IDP"

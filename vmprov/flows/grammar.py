@@ -221,7 +221,8 @@ class Recovery(Pattern):
     """A known trap and the way out: type something and go back to a stage, ``budget`` times at most in one run.
 
     ``name`` shows in the timeline. ``during``: only in these stages; in all of them where empty.
-    A trap met once more than the budget allows is a failure of class ``class`` (default: ``name``).
+    A trap met once more than the budget allows is a failure of class ``class`` (default: ``name``), unless a signature
+    that is ignored told the reason before.
     """
 
     name: Name

@@ -10,7 +10,8 @@ Of several patterns that fit one line, that counts which comes first here:
 5. an expectation: those of the stage before those of later ones, in the order of the file.
 
 While a stage is optional, what the next one expects (and fails on) counts as well, and so on. ``ignore`` switches
-off signatures, the flow's own failures, and ``reboot-loop``, by class.
+off signatures, the flow's own failures, and ``reboot-loop``, by class. The first line of an ignored signature is
+remembered until something that is expected is seen: if a recovery has no budget left before that, it is the reason.
 """
 
 from __future__ import annotations
@@ -96,11 +97,13 @@ class Machine:
         self._lines: deque[bytes] = deque()
         self._kept = 0
         self._consoles = {number: Console(number, flow.settle, self._keep, start) for number in flow.consoles}
-        self._watches: dict[tuple[int, int], Watch] = {}
+        self._watches: dict[tuple[int, int, bool], Watch] = {}
         self._used: Counter[str] = Counter()
         self._starts: Counter[int] = Counter()
         self._idle_starts: Counter[int] = Counter()
         self._sent = 0
+        # The first failure that the flow ignores since anything that it expects was seen, and in which stage.
+        self._let_pass: tuple[Hit, str] | None = None
         self._nudged = start
         self._furthest = -1
         self._stays: list[StageTime] = []
@@ -250,9 +253,12 @@ class Machine:
         return [one for place in self._reachable() for one in self._flow.stages[place].expect]
 
     def _watch(self, console: int) -> Watch:
-        key = (self._place, console)
+        noting = self._let_pass is None
+        key = (self._place, console, noting)
         if key not in self._watches:
-            rules = [rule for rule in self._rules() if rule.pattern.console in (None, console)]
+            rules = [
+                rule for rule in self._rules() if rule.pattern.console in (None, console) and (noting or not rule.noted)
+            ]
             self._watches[key] = Watch(rules)
         return self._watches[key]
 
@@ -270,6 +276,8 @@ class Machine:
         for signature in self._signatures:
             if signature.failure_class not in ignored:
                 yield Rule(signature, -1, _rank(signature, 4, 1, next(order)))
+            elif signature.prompt is None:
+                yield Rule(signature, -1, (7, 0, 1, next(order)), noted=True)
         for place, stage in stages:
             yield from (Rule(one, place, _rank(one, 6, 0, next(order))) for one in stage.expect)
 
@@ -283,7 +291,9 @@ class Machine:
             self._firmware_starts(found)
             return
         pattern = found.rule.pattern
-        if isinstance(pattern, Failure):
+        if found.rule.noted:
+            self._let_pass = self._let_pass or (found, self.stage)
+        elif isinstance(pattern, Failure):
             self._fail(pattern.failure_class, pattern.why or f"{in_words(pattern)} means failure", found)
         elif isinstance(pattern, Recovery):
             self._recover(pattern, found)
@@ -303,16 +313,30 @@ class Machine:
         if used > recovery.budget:
             times = "once" if recovery.budget == 1 else f"{recovery.budget} times"
             why = f"{in_words(recovery)} came again after the way out of it ({recovery.name}) was taken {times}"
-            self._fail(recovery.failure_class or recovery.name, why, found)
+            self._give_up(recovery.failure_class or recovery.name, why, found)
             return
         self._send(found.console, recovery.send, f"recovery {recovery.name}, {used} of {recovery.budget}")
         self._leave("recovered")
         # What was typed may well restart the machine; that is no loop.
         self._idle_starts.clear()
+        self._let_pass = None
         self._go_to(recovery.next, found)
+
+    def _give_up(self, failure: str, why: str, found: Hit) -> None:
+        """Fail; where failures were let pass since anything went on, with the first of them, which is the reason."""
+        if self._let_pass is None:
+            self._fail(failure, why, found)
+            return
+        reason, stage = self._let_pass
+        signature = reason.rule.pattern
+        assert isinstance(signature, Failure)
+        self._leave("failed")
+        why = f"{signature.why} {why}"
+        self._decide(_verdict("failed", stage, reason, why=why, failure_class=signature.failure_class))
 
     def _advance(self, place: int, expectation: Expectation, found: Hit) -> None:
         """``place`` -- of the stage whose expectation it is: this one, or one that may be seen instead."""
+        self._let_pass = None
         if place != self._place:
             self._leave("skipped")
             for passed_over in range(self._place + 1, place):

@@ -116,11 +116,15 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A pattern and what it means to who asks; of several that fit one line, the one with the least ``rank`` counts."""
+    """A pattern and what it means to who asks; of several that fit one line, the one with the least ``rank`` counts.
+
+    ``noted``: it is only to be known of; not looked for in lines at rest, which are done with once something is found.
+    """
 
     pattern: Pattern
     stage: int = -1
     rank: tuple[int, ...] = ()
+    noted: bool = False
 
     @cached_property
     def _needle(self) -> bytes:
@@ -164,7 +168,7 @@ class Watch:
     def __init__(self, rules: Sequence[Rule]) -> None:
         ordered = sorted(rules, key=lambda rule: rule.rank)
         self._prompts = any(rule.pattern.prompt is not None for rule in ordered)
-        self._ordered = ordered
+        self._ordered = [rule for rule in ordered if not rule.noted]
         self._lines = [rule for rule in ordered if rule.pattern.prompt is None]
         sources = [rule.source() for rule in self._lines]
         self._any = _compiled(b"|".join(sources)) if sources else None
