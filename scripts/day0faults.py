@@ -41,7 +41,7 @@ class Fault:
 
 FAULTS = (
     Fault("", "timeout", "http-address", alone=True, words=("--no-dhcp", "--timeout", "60s")),
-    Fault("boot-file-404", "http-boot-error", "http-download", alone=True),
+    Fault("boot-file-404", "http-boot-error", alone=True),
     Fault("bad-certificate", "http-boot-error", alone=True),
     Fault("slow-download:20000", "timeout", alone=True, words=("--timeout", "40s")),
     Fault("unsigned-boot-file", "secure-boot-refused", alone=True, words=("--firmware", "secure-boot")),
