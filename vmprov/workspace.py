@@ -112,12 +112,16 @@ class Workspace:
     def orchestrator(self, options: Mapping[str, str] | None = None) -> Orchestrator:
         """A client of the orchestrator that the settings name; ``options`` win over them, by field. Close it after use.
 
-        Whoever is to be asked for the password is asked last. Raises :class:`vmprov.errors.SpecError` with all that is
-        wrong or missing.
+        Where nothing names one, it is that of the Day-0 lab, if that runs. Whoever is to be asked for the password is
+        asked last. Raises :class:`vmprov.errors.SpecError` with all that is wrong or missing.
         """
         from vmprov.day0.client import Orchestrator
-        from vmprov.day0.config import password_of, read_settings
+        from vmprov.day0.config import password_of, read_settings, settings_file
+        from vmprov.engine.orchestration import practised
 
+        if not options and settings_file(self.home.root) is None and (lab := practised(self._practice)) is not None:
+            assert lab.settings is not None and lab.password is not None
+            return Orchestrator(lab.settings, lab.password, cancel=self.cancel)
         settings = read_settings(options, home=self.home.root)
         return Orchestrator(settings, password_of(settings, ask=self.ask), cancel=self.cancel)
 

@@ -112,6 +112,17 @@ def test_up_twice_is_up_once(cli: Cli, lab: Practice) -> None:
     assert cli.try_("day0", "lab", "up", "--cluster", "other.example").code == 2
 
 
+def test_commands_for_an_orchestrator_find_the_lab(cli: Cli, lab: Practice) -> None:
+    assert cli("day0", "hosts").out.startswith("SERIAL NUMBER")
+
+    cli("day0", "register", "DAY0FIND01")
+    (found,) = cli("day0", "hosts", "--json").json
+    cli("day0", "unregister", "DAY0FIND01")
+
+    assert found["serial_number"] == "DAY0FIND01"
+    assert cli("day0", "hosts", "--json").json == []
+
+
 def test_its_certificate_is_good_until_a_fault_exchanges_it(cli: Cli, lab: Practice) -> None:
     assert ask(lab, "GET", f"{lab.api_url}/lab/state")["faults"] == []
     for fault in ("api-certificate", "api-certificate:other-ca", "api-certificate:expired"):

@@ -84,7 +84,7 @@ def print_json(document: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
     """Print columns as wide as their contents; plain text, so that it can be cut and grepped."""
-    widths = [max(len(column), *(len(row[place]) for row in rows)) for place, column in enumerate(columns)]
+    widths = [max([len(column), *(len(row[place]) for row in rows)]) for place, column in enumerate(columns)]
     for row in (columns, *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.secho(line, bold=row is columns and sys.stdout.isatty(), err=err)

@@ -104,9 +104,8 @@ def find_orchestration(ctx: Context, machine: Machine, flow: Flow | None) -> Orc
     if flow is None or flow.onboarding is None:
         return None
     if machine.http_boot is None and not _is_set():
-        practice = ctx.practice()
-        if practice is not None and practice.up:
-            return _of_lab(practice)
+        if (lab := practised(ctx.practice)) is not None:
+            return lab
         raise SpecError(
             f"flow {flow.flow} boots machines from an edge orchestrator, and none is known",
             hint="set EDGE_CLUSTER, give --boot-url, or start one to practise with: vmprov day0 lab up",
@@ -114,6 +113,12 @@ def find_orchestration(ctx: Context, machine: Machine, flow: Flow | None) -> Orc
     # Whoever says where machines boot from may have registered them as well.
     settings = _settings(ctx, needed=flow.onboarding == "non-interactive" and machine.http_boot is None)
     return Orchestration(boot=machine.http_boot or _boot(settings), settings=settings)
+
+
+def practised(practice: Callable[[], Practice | None]) -> Orchestration | None:
+    """The Day-0 lab, where it runs and nobody names another orchestrator."""
+    found = None if _is_set() else practice()
+    return _of_lab(found) if found is not None and found.up else None
 
 
 def found_again(ctx: Context, vm: VMRecord) -> Orchestration | None:
