@@ -42,8 +42,8 @@ from vmprov.hypervisor.world import Change, Values, World
 from vmprov.waiting import Cancel
 
 CPUS = 64
-MEMORY = 4 * 1024**4
-POOL_CAPACITY = 16 * 1024**4
+MEMORY = 256 * 1024**3
+POOL_CAPACITY = 1024**4
 LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
