@@ -119,7 +119,11 @@ class Workspace:
         from vmprov.day0.config import password_of, read_settings, settings_file
         from vmprov.engine.orchestration import practised
 
-        if not options and settings_file(self.home.root) is None and (lab := practised(self._practice)) is not None:
+        if (
+            not options
+            and settings_file(self.home.root) is None
+            and (lab := practised(self.home.root, self._practice)) is not None
+        ):
             assert lab.settings is not None and lab.password is not None
             return Orchestrator(lab.settings, lab.password, cancel=self.cancel)
         settings = read_settings(options, home=self.home.root)

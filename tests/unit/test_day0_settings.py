@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from vmprov import CreateRequest, Vmprov
 from vmprov.day0.config import OrchestratorSettings, password_of, read_settings, settings_file
 from vmprov.day0.old_config import import_config
+from vmprov.engine.orchestration import find_orchestration
 from vmprov.engine.secrets import Secrets
 from vmprov.errors import NotFound, SpecError
 from vmprov.flows.load import load_flow
+from vmprov.paths import Home
 
 WHOLE = '[orchestrator]\ncluster = "kind.internal"\nproject = "infra"\nusername = "api-user"\n'
 
@@ -256,3 +259,13 @@ def test_an_old_file_must_be_there_and_be_text(tmp_path: Path) -> None:
     (tmp_path / "config").write_bytes(b"\xff\xfe")
     with pytest.raises(SpecError, match="no text file"):
         import_config(tmp_path / "config")
+
+
+def test_machines_boot_from_the_orchestrator_that_a_settings_file_names(vmprov: Vmprov, home: Home) -> None:
+    (home.root / "vmprov.toml").write_text(WHOLE)
+    request = CreateRequest.parse(flow="edge-io", image="", driver="fake")
+
+    found = find_orchestration(vmprov.context("", ""), request, load_flow("edge-io"))
+
+    assert found is not None
+    assert str(found.boot.url) == "https://tinkerbell-haproxy.kind.internal/tink-stack/signed_ipxe.efi"

@@ -103,21 +103,21 @@ def find_orchestration(ctx: Context, machine: Machine, flow: Flow | None) -> Orc
     """
     if flow is None or flow.onboarding is None:
         return None
-    if machine.http_boot is None and not _is_set():
-        if (lab := practised(ctx.practice)) is not None:
+    if machine.http_boot is None and not _is_set(ctx.home.root):
+        if (lab := practised(ctx.home.root, ctx.practice)) is not None:
             return lab
         raise SpecError(
             f"flow {flow.flow} boots machines from an edge orchestrator, and none is known",
             hint="set EDGE_CLUSTER, give --boot-url, or start one to practise with: vmprov day0 lab up",
         )
     # Whoever says where machines boot from may have registered them as well.
-    settings = _settings(ctx, needed=flow.onboarding == "non-interactive" and machine.http_boot is None)
+    settings = _settings(ctx.home.root, needed=flow.onboarding == "non-interactive" and machine.http_boot is None)
     return Orchestration(boot=machine.http_boot or _boot(settings), settings=settings)
 
 
-def practised(practice: Callable[[], Practice | None]) -> Orchestration | None:
+def practised(home: Path, practice: Callable[[], Practice | None]) -> Orchestration | None:
     """The Day-0 lab, where it runs and nobody names another orchestrator."""
-    found = None if _is_set() else practice()
+    found = None if _is_set(home) else practice()
     return _of_lab(found) if found is not None and found.up else None
 
 
@@ -130,13 +130,15 @@ def found_again(ctx: Context, vm: VMRecord) -> Orchestration | None:
     return _of_lab(practice)
 
 
-def _is_set() -> bool:
-    return any(variable(name)[0] for name in (BOOT_URL, VARIABLES["cluster"], VARIABLES["api_url"]))
+def _is_set(home: Path) -> bool:
+    """Whether a variable, or a settings file that says all, names an orchestrator."""
+    named = any(variable(name)[0] for name in (BOOT_URL, VARIABLES["cluster"], VARIABLES["api_url"]))
+    return named or _settings(home, needed=False) is not None
 
 
-def _settings(ctx: Context, *, needed: bool) -> OrchestratorSettings | None:
+def _settings(home: Path, *, needed: bool) -> OrchestratorSettings | None:
     try:
-        return read_settings(home=ctx.home.root)
+        return read_settings(home=home)
     except SpecError:
         if needed:
             raise
