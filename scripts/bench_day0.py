@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import tempfile
@@ -76,7 +75,7 @@ def _boot(count: int, pxe: str) -> Boots:
         try:
             run(*vmprov_command("create", *words, "--parallel", str(count)))
             ended = time.time()
-            with Vmprov(Settings.from_environ(os.environ)) as vmprov:
+            with Vmprov(Settings.from_environ()) as vmprov:
                 nodes = [_Node.of(vmprov, vm.name) for vm in vmprov.vms() if vm.lab == _LAB]
         finally:
             run(*vmprov_command("delete", _LAB, "--yes"))

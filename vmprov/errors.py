@@ -41,13 +41,13 @@ class VmprovError(Exception):
     """What failed and on what; ``hint`` says what to do about it."""
 
     exit_code: ClassVar[int] = 1
-    # Whether the same attempt may well succeed a little later.
-    passing: bool = False
 
-    def __init__(self, what: str, *, hint: str = "") -> None:
+    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
+        """``passing``: the same attempt may well succeed a little later."""
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.passing = passing
 
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}" if self.hint else self.what
@@ -76,10 +76,6 @@ class HostNotReady(VmprovError):
 
     exit_code = 3
 
-    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
-        super().__init__(what, hint=hint)
-        self.passing = passing
-
 
 class DatabaseBroken(HostNotReady):
     """The database is damaged."""
@@ -99,10 +95,6 @@ class CommandFailed(Failed):
 
 class LibvirtFailed(Failed):
     """libvirt refused a call; ``passing``: it was only busy."""
-
-    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
-        super().__init__(what, hint=hint)
-        self.passing = passing
 
 
 class ImageBroken(Failed):

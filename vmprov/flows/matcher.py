@@ -38,7 +38,7 @@ from vmprov.flows.normal import INTRUDER, begun_intruder, clean, intruders, unfi
 LONGEST_SEGMENT = 64 * 1024
 _OVERLAP = 4 * 1024
 _BLOCK = 3 * 1024
-# Where there is something in a block, it is searched in so many parts, and these again, down to so many bytes.
+# Where a torn line is open, a block is taken in so many parts, and these again, down to so many bytes.
 _PARTS = 3
 _PART = 64
 # Bytes of a torn line that are kept to be put together.
