@@ -280,6 +280,30 @@ def test_recoveries_lead_back_until_their_budget_is_spent() -> None:
     )
 
 
+def test_a_trap_that_two_uarts_show_is_left_once() -> None:
+    """Firmware whose console is on both, and that echoes what is typed by moving the cursor."""
+    guest = Guest("consoles: [0, 1]" + RECOVERY)
+    screen = b"1\r\n\x1b[08;01H\x1b[1m\x1b[33m\x1b[40mShell> \x1b[0m\x1b[37m\x1b[40m"
+    sends = guest.says(1.0, screen, 0) + guest.says(1.1, screen, 1) + guest.machine.tick(1.35)
+    for at, echo in ((1.36, b"\x1b[08;08Hr\x1b[08;09H"), (1.37, b"\x1b[08;09Heset\x1b[08;13H")):
+        sends += guest.says(at, echo, 0) + guest.says(at, echo, 1)
+    sends += guest.machine.tick(9.0)
+
+    assert sent(sends) == [(1.3, 0, (Input(line="reset"),))]
+    assert (guest.machine.stage, guest.machine.verdict) == ("one", None)
+
+
+def test_what_was_let_pass_is_the_reason_although_a_way_out_was_tried_since() -> None:
+    guest = Guest(RECOVERY.replace("budget: 3", "budget: 1") + "ignore: kernel-panic\n")
+    guest.says(1.0, "1\r\nKernel panic - not syncing: x\r\nShell> ")
+    guest.says(2.0, "reset\r\nShell> ")
+    guest.machine.tick(3.0)
+
+    assert guest.end == "failed(kernel-panic)"
+    assert guest.machine.verdict
+    assert guest.machine.verdict.stage == "two"
+
+
 def test_recoveries_are_for_their_stages() -> None:
     guest = Guest(RECOVERY + "ignore: uefi-shell\n")
     guest.says(1.0, "1\r\n2\r\nShell> ")

@@ -316,10 +316,13 @@ class Machine:
             self._give_up(recovery.failure_class or recovery.name, why, found)
             return
         self._send(found.console, recovery.send, f"recovery {recovery.name}, {used} of {recovery.budget}")
+        # Firmware shows one prompt on all UARTs, and wants one answer.
+        for number, console in self._consoles.items():
+            if number != found.console:
+                console.be_done_with(found.rule)
         self._leave("recovered")
         # What was typed may well restart the machine; that is no loop.
         self._idle_starts.clear()
-        self._let_pass = None
         self._go_to(recovery.next, found)
 
     def _give_up(self, failure: str, why: str, found: Hit) -> None:

@@ -484,6 +484,13 @@ class Console:
                 return Hit(*found, self.number)
         return None
 
+    def be_done_with(self, rule: Rule) -> None:
+        """Begin a new segment behind what stands at the end, if a rule fits it."""
+        for which in (0, 1):
+            if any(line.text and rule.fits(line) for line in self._look()[which].lines):
+                self._done_with(which)
+                return
+
     def _done_with(self, which: int) -> None:
         """Begin a new segment behind what was found; an intruder that is still being written is kept."""
         tail = bytes(self._tail)
