@@ -477,6 +477,13 @@ def test_a_created_network_is_active_with_its_bridge_subnet_and_mark(hypervisor:
     assert named(hypervisor.networks(), own("net")) == [created]
 
 
+def test_one_network_is_found_by_its_name(hypervisor: Hypervisor, own: Names) -> None:
+    created = hypervisor.create_network(network_xml(own("net"), subnet=own.subnet(0), bridge=own("br")))
+
+    assert hypervisor.network(own("net")) == created
+    assert hypervisor.network(own("b")) is None
+
+
 def test_a_network_whose_name_is_taken_is_refused(hypervisor: Hypervisor, own: Names) -> None:
     hypervisor.create_network(network_xml(own("net"), subnet=own.subnet(0)))
 

@@ -376,7 +376,7 @@ def test_a_kept_machine_can_be_deleted(vmprov: Vmprov, fake: FakeHypervisor) -> 
     assert (result.deleted, list(result.failed), left(vmprov)) == (["vm-1", "vm-2", "vm-3"], [], set())
 
 
-@pytest.mark.parametrize("method", ["remove_network", "remove_volume", "remove_domain", "networks"])
+@pytest.mark.parametrize("method", ["remove_network", "remove_volume", "remove_domain", "network"])
 def test_what_cannot_be_undone_leaves_a_broken_machine_which_a_second_delete_finishes(
     vmprov: Vmprov, fake: FakeHypervisor, another: Vmprov, method: str
 ) -> None:

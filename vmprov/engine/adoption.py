@@ -90,15 +90,15 @@ def _without(current: str, original: str, boot: Boot) -> str:
 
 
 def _restore(ctx: Context, owned: Owned) -> None:
-    if owned.name not in {network.name for network in ctx.hypervisor.networks()}:
+    network = ctx.hypervisor.network(owned.name)
+    if network is None:
         return
     current = ctx.hypervisor.network_definition(owned.name)
-    active = next(network.active for network in ctx.hypervisor.networks() if network.name == owned.name)
     file = ctx.home.adopted(ctx.host.slug, owned.name)
     original = file.read_text() if file.exists() else ""
     if adopter(current) != ctx.store.installation:
         # It was never changed, or is restored; but it may have been stopped for that.
-        if original and not active:
+        if original and not network.active:
             ctx.hypervisor.redefine_network(current)
         return
     boot = Boot.from_json(owned.detail["told"])

@@ -77,7 +77,7 @@ def _own_network(ctx: Context, vm: VMRecord, place: int) -> None:
     """A network for this VM alone, unless it has it; the VM's address is known before it boots."""
     nic = vm.nics[place]
     mark = Mark(installation=ctx.store.installation, lab=vm.lab, vm=vm.name)
-    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
+    existing = ctx.hypervisor.network(nic.network)
     if existing is not None and existing.mark == mark and nic.bridge:
         _see_active(ctx, existing)
         return
@@ -94,7 +94,7 @@ def _shared_network(
     ctx: Context, vm: VMRecord, place: int, mode: str, *, subnet: IPv4Network | None = None, kind: str = ""
 ) -> None:
     nic = vm.nics[place]
-    existing = {network.name: network for network in ctx.hypervisor.networks()}.get(nic.network)
+    existing = ctx.hypervisor.network(nic.network)
     mark = Mark(installation=ctx.store.installation, lab=vm.lab)
     if existing is not None and existing.mark == mark:
         _check_alike(ctx, vm, nic.network, first=place == 0)
@@ -129,7 +129,7 @@ def _told(machine: Machine, *, first: bool) -> str:
 def _join_network(ctx: Context, vm: VMRecord, place: int) -> None:
     """A network that exists; the VM's address is known once it has asked for one."""
     name = vm.nics[place].network
-    network = next((network for network in ctx.hypervisor.networks() if network.name == name), None)
+    network = ctx.hypervisor.network(name)
     if network is None:
         raise Failed(f"network {name!r} is not on {ctx.host.name} any more")
     ctx.store.update_nic(vm.name, place, bridge=network.bridge)

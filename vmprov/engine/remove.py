@@ -142,8 +142,8 @@ def _remove_volume(ctx: Context, owned: Owned) -> None:
 
 
 def _remove_network(ctx: Context, owned: Owned) -> None:
-    found = [network for network in ctx.hypervisor.networks() if network.name == owned.name]
-    if found and not foreign(found[0].mark, ctx.store.installation):
+    found = ctx.hypervisor.network(owned.name)
+    if found is not None and not foreign(found.mark, ctx.store.installation):
         ctx.hypervisor.remove_network(owned.name)
     ctx.store.disown(owned.id)
 

@@ -200,6 +200,10 @@ class Hypervisor(Protocol):
         """All networks, ours and others', active or not."""
         ...
 
+    def network(self, name: str) -> Network | None:
+        """One network, or ``None``."""
+        ...
+
     def create_network(self, xml: str) -> Network:
         """Define a persistent network and start it.
 

@@ -338,6 +338,13 @@ class FakeHypervisor:
         with self._world.changing() as world:
             return [_read_network(network) for network in world.all("networks").values()]
 
+    def network(self, name: str) -> Network | None:
+        """One network, or ``None``."""
+        self._enter("network", name)
+        with self._world.changing() as world:
+            network = world.get("networks", name)
+            return None if network is None else _read_network(network)
+
     def create_network(self, xml: str) -> Network:
         """Define and start."""
         self._enter("create_network", xml)

@@ -208,6 +208,12 @@ class LibvirtHypervisor(Storage):
         with self.trying("list the networks") as connection:
             return _networks(connection)
 
+    def network(self, name: str) -> Network | None:
+        """One network, or ``None``."""
+        with self.trying(f"look for network {name}") as connection:
+            network = look_up(connection.networkLookupByName, name, libvirt.VIR_ERR_NO_NETWORK)
+            return None if network is None else _read_network(network)
+
     def create_network(self, xml: str) -> Network:
         """Define and start, or leave nothing behind."""
         wanted = read_network(parse_definition(xml, "network"), active=True)
@@ -361,9 +367,11 @@ def _interface_addresses(domain: Any, mac: str, source: int) -> list[str]:
 
 
 def _networks(connection: Any) -> list[Network]:
-    found = []
-    for network in connection.listAllNetworks(0):
-        with tolerating(libvirt.VIR_ERR_NO_NETWORK):
-            definition = ET.fromstring(network.XMLDesc(0))
-            found.append(read_network(definition, active=bool(network.isActive())))
-    return found
+    return [found for network in connection.listAllNetworks(0) if (found := _read_network(network)) is not None]
+
+
+def _read_network(network: Any) -> Network | None:
+    """``None`` if it is gone by now."""
+    with tolerating(libvirt.VIR_ERR_NO_NETWORK):
+        return read_network(ET.fromstring(network.XMLDesc(0)), active=bool(network.isActive()))
+    return None
