@@ -6,7 +6,6 @@ are the same in every run and two installations on one host do not meet.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -64,6 +63,8 @@ def mac_address(installation: str, number: int, nic: int = 0) -> str:
     True
     """
     owner = f"{installation}/{number}/{nic}" if nic else f"{installation}/{number}"
+    import hashlib
+
     digest = hashlib.sha256(owner.encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 

@@ -38,6 +38,8 @@ class Settings:
     ``console_limit`` -- VMPROV_CONSOLE_LIMIT, how much of each serial port's output is kept, in bytes (default 64 MiB).
     ``keeper`` -- VMPROV_KEEPER, whether a background process looks after the consoles (``on``, the default, or
     ``off``).
+    ``fake_memory``, ``fake_pool`` -- VMPROV_FAKE_MEMORY and VMPROV_FAKE_POOL, the memory of a simulated host (default
+    256 GiB) and what its storage pool holds (default 1 TiB), in bytes.
     """
 
     home: Path
@@ -47,6 +49,8 @@ class Settings:
     pool: str
     console_limit: int = 64 * 1024**2
     keeper: bool = True
+    fake_memory: int = 256 * 1024**3
+    fake_pool: int = 1024**4
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -69,8 +73,10 @@ class Settings:
             runner_image=environ.get("VMPROV_RUNNER_IMAGE", "") or OFFICIAL_RUNNER_IMAGE,
             subnets=network,
             pool=environ.get("VMPROV_POOL", "") or "default",
-            console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default="64MiB"),
+            console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default="64MiB", least=_SMALLEST_CONSOLE),
             keeper=_switch("VMPROV_KEEPER", environ),
+            fake_memory=_size("VMPROV_FAKE_MEMORY", environ, default="256GiB"),
+            fake_pool=_size("VMPROV_FAKE_POOL", environ, default="1TiB"),
         )
 
 
@@ -86,13 +92,13 @@ def variable(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, s
     return "", name
 
 
-def _size(name: str, environ: Mapping[str, str], *, default: str) -> int:
+def _size(name: str, environ: Mapping[str, str], *, default: str, least: int = 1) -> int:
     try:
         size = parse_size(environ.get(name, "") or default)
     except ValueError as problem:
         raise SpecError(f"{name}: {problem}") from problem
-    if size < _SMALLEST_CONSOLE:
-        raise SpecError(f"{name} is {environ[name]!r}", hint=f"at least {_SMALLEST_CONSOLE} bytes")
+    if size < least:
+        raise SpecError(f"{name} is {environ[name]!r}", hint=f"at least {least} bytes")
     return size
 
 

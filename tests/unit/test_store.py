@@ -110,12 +110,13 @@ def test_a_value_is_leased_once(store: Store) -> None:
 def test_subnets_leased_by_many_connections_at_once_all_differ(home: Home, store: Store) -> None:
     add_vm(store, "vm-1")
 
-    def lease(_number: int) -> IPv4Network | None:
+    def lease(_number: int) -> IPv4Network:
         mine = Store(home.database)
         try:
-            return mine.lease_subnet(
-                host="h", lab="lab-1", vm="vm-1", candidates=lambda used: free_subnets(RANGE, 28, used)
+            [leased] = mine.lease_subnets(
+                host="h", lab="lab-1", vms=["vm-1"], candidates=lambda used: free_subnets(RANGE, 28, used)
             )
+            return leased
         finally:
             mine.close()
 
@@ -123,6 +124,21 @@ def test_subnets_leased_by_many_connections_at_once_all_differ(home: Home, store
         leased = list(pool.map(lease, range(40)))
 
     assert len(set(leased)) == 40
+
+
+def test_subnets_are_leased_to_many_at_once_while_there_are_some(store: Store) -> None:
+    add_vm(store, "vm-1")
+    add_vm(store, "vm-2")
+
+    def lease(*vms: str) -> list[str]:
+        leased = store.lease_subnets(
+            host="h", lab="lab-1", vms=vms, candidates=lambda used: free_subnets(IPv4Network("10.0.0.0/26"), 28, used)
+        )
+        return [str(one) for one in leased]
+
+    assert lease("vm-1", "vm-2", "vm-1") == ["10.0.0.0/28", "10.0.0.16/28", "10.0.0.32/28"]
+    assert lease("vm-2", "vm-2") == ["10.0.0.48/28"]
+    assert store.leases_of(host="h", kind="subnet", lab="lab-1", vm="vm-1") == ["10.0.0.0/28", "10.0.0.32/28"]
 
 
 def test_a_newer_database_is_refused_and_left_alone(home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from itertools import islice
@@ -52,6 +53,18 @@ def declared_networks(ctx: Context, lab: str) -> dict[str, NetworkSpec]:
 def made_for(lab: LabSpec) -> dict[str, NetworkSpec]:
     """The networks that are made for a lab, by name."""
     return {network.name: network for network in lab.networks if network.mode != "existing"}
+
+
+def lease_own_subnets(ctx: Context, vms: Sequence[VMRecord]) -> None:
+    """Hand out subnets for the VMs' own networks, as far as there are any, with one look at what is in use."""
+    held = Counter(ctx.store.holders(host=ctx.host.name, kind="subnet").values())
+    wanting = [vm.name for vm in vms for _ in range(vm.machine.networks.count("per-vm") - held[vm.name])]
+    if wanting:
+        taken = _in_use(ctx)
+        ctx.store.lease_subnets(
+            host=ctx.host.name, lab=vms[0].lab, vms=wanting,
+            candidates=lambda used: free_subnets(ctx.settings.subnets, PER_VM_PREFIX, taken | used),
+        )  # fmt: skip
 
 
 def connect(ctx: Context, vm: VMRecord) -> None:
@@ -153,17 +166,17 @@ def _create_network(
     ``subnet``: the one that it has to be.
     """
     host, store = ctx.host.name, ctx.store
-    existing = {network.name: network for network in ctx.hypervisor.networks()}
-    if nic.network in existing:
-        theirs = foreign(existing[nic.network].mark, store.installation)
+    existing = ctx.hypervisor.network(nic.network)
+    if existing is not None:
+        theirs = foreign(existing.mark, store.installation)
         raise NameTaken(
             f"there is a network called {nic.network!r} on {host} already",
             hint="it is not ours to use" if theirs else "run: vmprov delete",
         )
-    taken = {*ctx.host.routes(), *(subnet for network in existing.values() for subnet in network.subnets)}
     told = _told(machine, first=first)
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=nic.network, told=told)
     refusal: NameTaken | None = None
+    taken: set[IPv4Network] = set()
     for leased in islice(_leases(ctx, mark, prefix, subnet, taken), _SUBNET_TRIES):
         ctx.cancel.check()
         chosen = Subnet(leased)
@@ -189,20 +202,39 @@ def _create_network(
 
 
 def _leases(
-    ctx: Context, mark: Mark, prefix: int, wanted: IPv4Network | None, taken: set[IPv4Network]
+    ctx: Context, mark: Mark, prefix: int, wanted: IPv4Network | None, refused: set[IPv4Network]
 ) -> Iterator[IPv4Network]:
-    """Subnets that are handed out for a network, until one can be used; ``taken`` grows meanwhile."""
+    """Subnets that are handed out for a network, until one can be used; those ``refused`` grow meanwhile."""
     host, store = ctx.host.name, ctx.store
-    # What was handed out for a network that is lost is used again, so that addresses stay.
-    for value in store.leases_of(host=host, kind="subnet", lab=mark.lab, vm=mark.vm):
-        held = IPv4Network(value)
-        if not any(held.overlaps(one) for one in taken) and wanted in (None, held):
+    # What was handed out before, or for a network that is lost: so addresses stay.
+    used_already = _own_subnets(ctx, mark)
+    for held in _held(ctx, mark.lab, mark.vm):
+        if wanted in (None, held) and held not in used_already:
             yield held
+    taken = _in_use(ctx)
 
     def candidates(used: set[IPv4Network]) -> Iterable[IPv4Network]:
+        occupied = taken | refused | used
         if wanted is None:
-            return free_subnets(ctx.settings.subnets, prefix, taken | used)
-        return [] if any(wanted.overlaps(one) for one in taken | used) else [wanted]
+            return free_subnets(ctx.settings.subnets, prefix, occupied)
+        return [] if any(wanted.overlaps(one) for one in occupied) else [wanted]
 
-    while (leased := store.lease_subnet(host=host, lab=mark.lab, vm=mark.vm, candidates=candidates)) is not None:
-        yield leased
+    while leased := store.lease_subnets(host=host, lab=mark.lab, vms=[mark.vm], candidates=candidates):
+        yield leased[0]
+
+
+def _held(ctx: Context, lab: str, vm: str) -> list[IPv4Network]:
+    """The subnets that are handed out to a VM, or to no single VM of a lab."""
+    return [IPv4Network(value) for value in ctx.store.leases_of(host=ctx.host.name, kind="subnet", lab=lab, vm=vm)]
+
+
+def _own_subnets(ctx: Context, mark: Mark) -> set[IPv4Network]:
+    """The subnets of those networks that a VM has already, or that VMs of a lab share."""
+    owned = (one.name for one in ctx.store.owned(lab=mark.lab, vm=mark.vm, kind="network"))
+    there = filter(None, map(ctx.hypervisor.network, owned))
+    return {subnet for network in there for subnet in network.subnets}
+
+
+def _in_use(ctx: Context) -> set[IPv4Network]:
+    """The subnets of all networks on the host, and those to which it has routes."""
+    return {*ctx.host.routes(), *(subnet for network in ctx.hypervisor.networks() for subnet in network.subnets)}

@@ -48,6 +48,7 @@ def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
         make_private(directory)
         make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
         nics.make_shared_networks(ctx, vms)
+        nics.lease_own_subnets(ctx, vms)
     for name in sorted({vm.image for vm in vms if vm.image}):
         base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
 

@@ -5,15 +5,17 @@ The thread that calls :meth:`Run.run` decides everything; the pool's threads onl
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from vmprov.engine.steps import OnFailure, Step, StepState
+from vmprov.engine.resources import Resources
+from vmprov.engine.steps import OnFailure, Step, StepState, Together
 from vmprov.errors import Failed, Interrupted, VmprovError
 from vmprov.waiting import Cancel
 
@@ -54,6 +56,11 @@ class _Subject:
     held: dict[str, int] = field(default_factory=dict)
     problem: VmprovError | None = None
 
+    def hold(self, taken: Mapping[str, int]) -> None:
+        """Note what it got of resources."""
+        for resource, amount in taken.items():
+            self.held[resource] = self.held.get(resource, 0) + amount
+
 
 class Run:
     """One run over a graph of steps.
@@ -78,7 +85,7 @@ class Run:
         self._observer = observer
         self._cancel = cancel
         self._workers = workers
-        self._free = dict(capacity or {})
+        self._waiting = Resources(capacity or {})
         self._on_failure = on_failure
         self._backoff = backoff
         self._subjects: dict[str, _Subject] = {}
@@ -94,8 +101,13 @@ class Run:
         for step in steps:
             for need in set(step.needs):
                 self._dependants.setdefault(need, []).append(step)
-        self._ready = deque(step for step in steps if not step.before and not self._missing[step.key])
+        for step in steps:
+            if not step.before and not self._missing[step.key]:
+                self._waiting.add(step)
+        # Steps that have what they need, and wait for others to be done together with.
+        self._crews: dict[Together, list[Step]] = {}
         self._jobs: dict[Future[Any], Callable[[Any], None]] = {}
+        self._over: SimpleQueue[Future[Any]] = SimpleQueue()
         # Brief steps that are being done.
         self._brief = 0
         # Failed, and still to be told of and undone.
@@ -105,42 +117,33 @@ class Run:
     def run(self) -> None:
         """Do every step that can be done. Never raises for what happens to subjects: the observer is told."""
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="step") as pool:
-            while self._ready or self._failing or self._jobs:
+            while self._waiting or self._crews or self._failing or self._jobs:
                 self._begin(pool)
                 self._give_up(pool)
                 if self._jobs:
                     self._collect()
-                elif self._ready:
-                    self._refuse(self._ready.popleft())
+                elif self._waiting:
+                    self._refuse()
             if self._first_failure and self._on_failure is OnFailure.ROLLBACK_LAB:
                 self._undo_everything(pool)
 
     # beginning
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
-        """Begin what is ready and has its resources, in order: nobody is overtaken by those who need less."""
-        crews: dict[object, list[Step]] = {}
-        waiting: deque[Step] = deque()
-        scarce: set[str] = set()
-        for step in self._ready:
-            if self._subjects[step.subject].problem is not None:
-                continue
-            if (obstacle := self._obstacle(step)) is not None:
-                self._fail(step, obstacle)
-            elif scarce & step.takes.keys() or not self._take(step):
-                scarce |= step.takes.keys()
-                waiting.append(step)
+        """Begin what has its resources, in order; steps that are done together once there is no more to wait for."""
+        if obstacle := self._obstacle():
+            for step in self._not_begun():
+                self._fail(step, obstacle(step))
+        for step, taken in self._waiting.served(self._is_wanted):
+            self._subjects[step.subject].hold(taken)
+            if step.together:
+                self._crews.setdefault(step.together, []).append(step)
             else:
-                crews.setdefault(step.together or step.key, []).append(step)
-        self._ready = waiting
-        brief = self._brief or any(crew[0].brief for crew in crews.values())
-        for crew in crews.values():
-            if crew[0].together and brief and not scarce:
-                # More of them may be ready in a moment, and there is room for more.
-                for step in crew:
-                    self._give_back(self._subjects[step.subject], step.takes)
-                self._ready.extend(crew)
-            else:
+                self._submit(pool, [step])
+        # While brief steps go on, more may be ready in a moment; where somebody waits, there is no room for more.
+        if self._crews and (not self._brief or self._waiting):
+            crews, self._crews = self._crews, {}
+            for crew in crews.values():
                 self._submit(pool, crew)
 
     def _submit(self, pool: ThreadPoolExecutor, crew: list[Step]) -> None:
@@ -148,29 +151,32 @@ class Run:
             self._subjects[step.subject].running += 1
             self._subjects[step.subject].begun.append(step)
             self._brief += step.brief
-        self._jobs[pool.submit(self._do, crew)] = partial(self._ended, crew)
+        job = pool.submit(self._do, crew)
+        self._jobs[job] = partial(self._ended, crew)
+        job.add_done_callback(self._over.put)
 
-    def _obstacle(self, step: Step) -> VmprovError | None:
+    def _not_begun(self) -> Iterator[Step]:
+        """All that could be begun, or waits for something, and does so no more."""
+        crews, self._crews = self._crews, {}
+        for crew in crews.values():
+            yield from crew
+        while self._waiting:
+            yield self._waiting.pop()[0]
+
+    def _is_wanted(self, step: Step) -> bool:
+        return self._subjects[step.subject].problem is None
+
+    def _obstacle(self) -> Callable[[Step], VmprovError] | None:
         """Why nothing more is begun, if so."""
         if self._cancel.is_set:
-            return Interrupted("interrupted")
+            return lambda _: Interrupted("interrupted")
         if self._first_failure and self._on_failure in (OnFailure.STOP, OnFailure.ROLLBACK_LAB):
-            return Failed(f"{step.what} was not begun, since {self._first_failure} failed")
+            return lambda step: Failed(f"{step.what} was not begun, since {self._first_failure} failed")
         return None
 
-    def _take(self, step: Step) -> bool:
-        wanted = {resource: amount for resource, amount in step.takes.items() if resource in self._free}
-        if any(amount > self._free[resource] for resource, amount in wanted.items()):
-            return False
-        held = self._subjects[step.subject].held
-        for resource, amount in wanted.items():
-            self._free[resource] -= amount
-            held[resource] = held.get(resource, 0) + amount
-        return True
-
-    def _refuse(self, step: Step) -> None:
+    def _refuse(self) -> None:
         """Nothing runs that would give anything back: what a step lacks now, it always will."""
-        lacking = [resource for resource, amount in step.takes.items() if amount > self._free.get(resource, amount)]
+        step, lacking = self._waiting.pop()
         self._fail(step, Failed(f"{step.what}: the host has not enough {' and '.join(lacking)} left"))
 
     # doing, in the pool's threads
@@ -203,9 +209,11 @@ class Run:
     # what became of it
 
     def _collect(self) -> None:
-        ended, _ = wait(self._jobs, timeout=_LOOK, return_when=FIRST_COMPLETED)
-        for job in ended:
-            self._jobs.pop(job)(job.result())
+        with suppress(Empty):
+            job = self._over.get(timeout=_LOOK)
+            while True:
+                self._jobs.pop(job)(job.result())
+                job = self._over.get_nowait()
 
     def _ended(self, crew: Sequence[Step], problems: Mapping[str, VmprovError]) -> None:
         for step in crew:
@@ -220,11 +228,11 @@ class Run:
             for dependant in self._dependants.get(step.key, ()):
                 self._missing[dependant.key] -= 1
                 if not self._missing[dependant.key]:
-                    self._ready.append(dependant)
+                    self._waiting.add(dependant)
 
     def _give_back(self, subject: _Subject, resources: Iterable[str]) -> None:
         for resource in resources:
-            self._free[resource] = self._free.get(resource, 0) + subject.held.pop(resource, 0)
+            self._waiting.give_back(resource, subject.held.pop(resource, 0))
 
     def _fail(self, step: Step, problem: VmprovError) -> None:
         """The subject failed, and with it all that need what will never be done now."""
@@ -244,7 +252,9 @@ class Run:
         """Let go of subjects that failed, once none of their steps is being done."""
         for name in [name for name in self._failing if not self._subjects[name].running]:
             self._failing.remove(name)
-            self._jobs[pool.submit(self._abandon, name)] = partial(self._abandoned, name)
+            job = pool.submit(self._abandon, name)
+            self._jobs[job] = partial(self._abandoned, name)
+            job.add_done_callback(self._over.put)
 
     def _abandon(self, name: str) -> None:
         subject = self._subjects[name]

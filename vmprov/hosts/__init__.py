@@ -136,7 +136,7 @@ def open_host(uri: str, home: Home, settings: Settings, installation: str, engin
     if uri.startswith("fake:"):
         from vmprov.hosts.fake import FakeHost
 
-        return FakeHost(uri, home)
+        return FakeHost(uri, home, settings)
     if uri.startswith("qemu") and ":///" in uri:
         from vmprov.hosts.system import SystemHost
 

@@ -16,6 +16,7 @@ from vmprov.events import Events
 from vmprov.hosts import Acceleration, RunnerPlace
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.paths import Home
+from vmprov.settings import Settings
 
 _SCHEME = "fake:"
 
@@ -27,7 +28,7 @@ class FakeHost:
     console_kind = "pipe"
     dialer: Path | None = None
 
-    def __init__(self, uri: str, home: Home) -> None:
+    def __init__(self, uri: str, home: Home, settings: Settings) -> None:
         """Raises :class:`SpecError` for a name that cannot be a directory's."""
         name = uri.removeprefix(_SCHEME)
         if not re.fullmatch(r"[a-z0-9-]*", name):
@@ -35,7 +36,8 @@ class FakeHost:
         self.name = uri
         self.uri = uri
         self.slug = f"fake-{name}" if name else "fake"
-        self._hypervisor = FakeHypervisor(home.host(self.slug) / "world.json")
+        world = home.host(self.slug) / "world.json"
+        self._hypervisor = FakeHypervisor(world, memory=settings.fake_memory, pool_capacity=settings.fake_pool)
 
     def up(self, events: Events) -> None:
         """Do nothing: it is up."""

@@ -11,12 +11,11 @@ Beside it, a domain may have a note: a text of ours.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
 from copy import deepcopy
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from vmprov.errors import LibvirtFailed, NameTaken
+from vmprov.errors import LibvirtFailed
 from vmprov.hypervisor import METADATA_URI, NOTE_URI, Mark, Network
 
 _TAG = f"{{{METADATA_URI}}}vm"
@@ -132,18 +131,3 @@ def interface_networks(definition: ET.Element) -> dict[str, str]:
         if mac is not None and source is not None and source.get("network"):
             found[mac.get("address", "").lower()] = source.get("network", "")
     return found
-
-
-def refuse_taken(wanted: Network, others: Iterable[Network]) -> None:
-    """Raise :class:`NameTaken` if another network has the name, the bridge or a part of the subnets.
-
-    libvirt itself sees subnets only where they are equal, and takes a known name with its uuid for a change.
-    """
-    for other in others:
-        if other.name == wanted.name:
-            raise NameTaken(f"there is a network called {wanted.name!r} already")
-        if wanted.bridge and other.bridge == wanted.bridge:
-            raise NameTaken(f"bridge {wanted.bridge} belongs to network {other.name!r} already")
-        for subnet in wanted.subnets:
-            if any(subnet.overlaps(theirs) for theirs in other.subnets):
-                raise NameTaken(f"subnet {subnet} belongs to network {other.name!r} already")

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,11 @@ from vmprov.hypervisor.definitions import (
     interface_networks,
     parse_definition,
     read_network,
-    refuse_taken,
     with_name,
     with_note,
 )
+from vmprov.hypervisor.dhcp import address_for
+from vmprov.hypervisor.occupied import Occupied
 from vmprov.hypervisor.world import Change, Values, World
 from vmprov.waiting import Cancel
 
@@ -47,6 +47,8 @@ POOL_CAPACITY = 1024**4
 LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
+# Definitions that are not parsed again.
+_REMEMBERED = 100_000
 
 BOOT_TRANSCRIPT = """\
 \r
@@ -85,12 +87,23 @@ class FakeHypervisor:
     machines hang.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, memory: int = MEMORY, pool_capacity: int = POOL_CAPACITY) -> None:
+        """``memory`` and ``pool_capacity``: what the host has, and what each of its pools holds, in bytes."""
         self.boot_transcript = BOOT_TRANSCRIPT
-        self._world = World(path, _START)
+        self._memory = memory
+        self._pool_capacity = pool_capacity
+        self._occupied = Occupied()
+        self._world = World(path, _START, self._note)
         self._lock = threading.Lock()
         self._faults: list[_Fault] = []
         self._delays: dict[str, float] = {}
+
+    def _note(self, kind: str, name: str, value: Mapping[str, Any] | None) -> None:
+        """Something of the world changed."""
+        if kind == "networks" and value is None:
+            self._occupied.remove(name)
+        elif kind == "networks" and value is not None:
+            self._occupied.put(_read_network(value))
 
     # faults
 
@@ -142,7 +155,7 @@ class FakeHypervisor:
         self._enter("node")
         with self._world.changing() as world:
             used = sum(_memory(_definition(domain)) for domain in world.all("domains").values() if _active(domain))
-        return Node(CPUS, MEMORY, max(0, MEMORY - used), "9.0.0", "7.2.0")
+        return Node(CPUS, self._memory, max(0, self._memory - used), "9.0.0", "7.2.0")
 
     def loaders(self) -> list[str]:
         """Firmware with and without Secure Boot."""
@@ -239,7 +252,8 @@ class FakeHypervisor:
                     raise LibvirtFailed(f"could not start domain {name}: there is no network {network!r}")
                 if not there["active"]:
                     raise LibvirtFailed(f"could not start domain {name}: network {network!r} is not active")
-                world.put("networks", network, _leasing(there, mac))
+                if address := address_for(mac, _definition(there), there["leases"]):
+                    world.put("networks", network, {**there, "leases": {**there["leases"], mac: address}})
             _put_state(world, name, DomainState.RUNNING)
             self._boot(definition)
 
@@ -351,7 +365,7 @@ class FakeHypervisor:
         definition = parse_definition(xml, "network")
         wanted = read_network(definition, active=True)
         with self._world.changing() as world:
-            refuse_taken(wanted, (_read_network(network) for network in world.all("networks").values()))
+            self._occupied.refuse(wanted)
             if definition.find("uuid") is None:
                 ET.SubElement(definition, "uuid").text = str(uuid.uuid4())
             xml = ET.tostring(definition, encoding="unicode")
@@ -409,7 +423,7 @@ class FakeHypervisor:
         """A pool."""
         self._enter("pool", name)
         with self._world.changing() as world:
-            return _read_pool(world, name)
+            return self._read_pool(world, name)
 
     def create_pool(self, name: str, path: str) -> Pool:
         """Make sure that a pool exists."""
@@ -420,7 +434,11 @@ class FakeHypervisor:
             there = _pool(world, name)["path"]
             if there != path:
                 raise NameTaken(f"there is a pool called {name!r} already, in {there} instead of {path}")
-            return _read_pool(world, name)
+            return self._read_pool(world, name)
+
+    def _read_pool(self, world: Change, name: str) -> Pool:
+        used = sum(volume["allocation"] for volume in world.all("volumes").values() if volume["pool"] == name)
+        return Pool(name, _pool(world, name)["path"], self._pool_capacity, self._pool_capacity - used)
 
     def volumes(self, pool: str) -> list[Volume]:
         """All volumes of a pool."""
@@ -491,7 +509,7 @@ def _definition(thing: Mapping[str, Any]) -> ET.Element:
     return _parsed(thing["xml"])
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=_REMEMBERED)
 def _parsed(xml: str) -> ET.Element:
     return ET.fromstring(xml)
 
@@ -537,31 +555,9 @@ def _read_network(network: Mapping[str, Any]) -> Network:
     return _parsed_network(network["xml"], network["active"])
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=_REMEMBERED)
 def _parsed_network(xml: str, active: bool) -> Network:
     return read_network(_parsed(xml), active=active)
-
-
-def _leasing(network: Mapping[str, Any], mac: str) -> dict[str, Any]:
-    """The network once the interface has the address reserved for it, or the first free one; none without DHCP."""
-    address = _address_for(network, mac)
-    return dict(network) if address is None else {**network, "leases": {**network["leases"], mac: address}}
-
-
-def _address_for(network: Mapping[str, Any], mac: str) -> str | None:
-    definition, leases = _definition(network), network["leases"]
-    for host in definition.findall("ip/dhcp/host"):
-        if host.get("mac", "").lower() == mac:
-            return host.get("ip")
-    reserved = {host.get("ip") for host in definition.findall("ip/dhcp/host")}
-    for dhcp_range in definition.findall("ip/dhcp/range"):
-        first, last = (int(IPv4Address(dhcp_range.get(end, ""))) for end in ("start", "end"))
-        taken = {*reserved, *(address for holder, address in leases.items() if holder != mac)}
-        free = (str(IPv4Address(number)) for number in range(first, last + 1))
-        address = leases.get(mac) or next((address for address in free if address not in taken), None)
-        if address is not None:
-            return str(address)
-    return None
 
 
 # storage
@@ -577,11 +573,6 @@ def _pool(world: Change, name: str) -> Mapping[str, Any]:
 def _volumes(world: Change, pool: str) -> list[str]:
     _pool(world, pool)
     return [key.partition("/")[2] for key in world.all("volumes") if key.startswith(f"{pool}/")]
-
-
-def _read_pool(world: Change, name: str) -> Pool:
-    used = sum(volume["allocation"] for volume in world.all("volumes").values() if volume["pool"] == name)
-    return Pool(name, _pool(world, name)["path"], POOL_CAPACITY, POOL_CAPACITY - used)
 
 
 def _read_volume(world: Change, pool: str, name: str) -> Volume:

@@ -21,8 +21,8 @@ from vmprov.hypervisor.definitions import (
     note_element,
     parse_definition,
     read_network,
-    refuse_taken,
 )
+from vmprov.hypervisor.occupied import Occupied
 from vmprov.hypervisor.storage import Storage
 
 _STATES = {
@@ -218,7 +218,7 @@ class LibvirtHypervisor(Storage):
         """Define and start, or leave nothing behind."""
         wanted = read_network(parse_definition(xml, "network"), active=True)
         with self.trying(f"create network {wanted.name}") as connection:
-            refuse_taken(wanted, _networks(connection))
+            Occupied(_networks(connection)).refuse(wanted)
             try:
                 network = connection.networkDefineXML(xml)
                 try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,16 @@ Values = dict[str, dict[str, Any]]
 class World:
     """All values, by kind and name. With a ``path``, every process that names the same file sees the same world."""
 
-    def __init__(self, path: Path | None, start: Values) -> None:
-        """``start``: what exists in a world that nobody has changed yet."""
+    def __init__(
+        self, path: Path | None, start: Values, changed: Callable[[str, str, Any], None] = lambda *_: None
+    ) -> None:
+        """``start``: what exists in a world that nobody has changed yet.
+
+        ``changed``: is told kind, name and value of everything that changes, also by others; ``None``: it is gone.
+        """
         self._path = path
         self._start = start
+        self._changed = changed
         self._lock = threading.RLock()
         self._values = _copy(start)
         self._read = 0
@@ -83,7 +89,8 @@ class World:
                 file.truncate(self._read)
 
     def _forget(self, inode: int) -> None:
-        self._values = _copy(self._start)
+        self._apply({(kind, name): None for kind, values in self._values.items() for name in values})
+        self._apply({(kind, name): value for kind, values in self._start.items() for name, value in values.items()})
         self._read, self._lines, self._inode = 0, 0, inode
 
     def _apply(self, made: Made) -> None:
@@ -92,6 +99,7 @@ class World:
                 self._values[kind].pop(name, None)
             else:
                 self._values[kind][name] = value
+            self._changed(kind, name, value)
 
     def _append(self, path: Path, made: Made) -> None:
         live = sum(len(values) for values in self._values.values())

@@ -309,9 +309,9 @@ class Store(Database):
 
         ``vm=""`` means those that no single VM owns.
         """
-        wanted = {"lab": lab, "IFNULL(vm, '')": vm, "kind": kind}
-        given = {column: value for column, value in wanted.items() if value is not None}
-        where = " AND ".join(f"{column} = ?" for column in given) or "TRUE"
+        wanted = {"lab": lab, "vm": vm, "kind": kind}
+        given = {column: value or None for column, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{column} IS ?" for column in given) or "TRUE"
         rows = self.rows(
             "SELECT id, lab, IFNULL(vm, '') AS vm, host, kind, name, detail FROM owned "  # noqa: S608
             f"WHERE {where} ORDER BY id DESC",
@@ -342,8 +342,8 @@ class Store(Database):
     def leases_of(self, *, host: str, kind: str, lab: str, vm: str = "") -> list[str]:
         """Values of that kind that a VM holds on that host, or no single VM of the lab (``vm=""``), oldest first."""
         rows = self.rows(
-            "SELECT value FROM leases WHERE host = ? AND kind = ? AND lab = ? AND IFNULL(vm, '') = ? ORDER BY rowid",
-            host, kind, lab, vm,
+            "SELECT value FROM leases WHERE host = ? AND kind = ? AND lab = ? AND vm IS ? ORDER BY rowid",
+            host, kind, lab, vm or None,
         )  # fmt: skip
         return [str(row["value"]) for row in rows]
 
@@ -361,21 +361,25 @@ class Store(Database):
                 self.write("INSERT INTO leases VALUES (?, ?, ?, ?, ?)", host, kind, value, lab, vm or None)
             return value
 
-    def lease_subnet(
+    def lease_subnets(
         self,
         *,
         host: str,
         lab: str,
-        vm: str,
+        vms: Sequence[str],
         candidates: Callable[[set[IPv4Network]], Iterable[IPv4Network]],
-    ) -> IPv4Network | None:
-        """Hand out the first of the candidates, which are asked for knowing what is handed out already."""
+    ) -> list[IPv4Network]:
+        """Hand out the first of the candidates, which are asked for knowing what is handed out already.
+
+        One for each of ``vms`` in their order (``""``: no single VM); fewer when there are no more candidates.
+        """
         with self.transaction():
             used = {_network(value) for value in self.leased(host=host, kind="subnet")}
-            chosen = next(iter(candidates(used)), None)
-            if chosen is not None:
+            leased = []
+            for vm, chosen in zip(vms, candidates(used), strict=False):
                 self.write("INSERT INTO leases VALUES (?, 'subnet', ?, ?, ?)", host, str(chosen), lab, vm or None)
-            return chosen
+                leased.append(chosen)
+            return leased
 
     def release(self, *, host: str, kind: str, value: str) -> None:
         """Take a lease back; one that nobody holds is fine."""

@@ -22,12 +22,12 @@ def note_of(database: Database, vm: VMRecord, lab: LabRecord) -> str:
     """All that is recorded of a VM, and of what its lab shares."""
     columns = {name: value for name, value in asdict(vm).items() if name not in _LEFT_OUT}
     owned = database.rows(
-        "SELECT host, kind, name, detail, IFNULL(vm, '') AS vm FROM owned WHERE lab = ? AND IFNULL(vm, '') IN ('', ?) "
+        "SELECT host, kind, name, detail, IFNULL(vm, '') AS vm FROM owned WHERE lab = ? AND (vm IS NULL OR vm = ?) "
         "ORDER BY id",
         vm.lab, vm.name,
     )  # fmt: skip
     leases = database.rows(
-        "SELECT host, kind, value, IFNULL(vm, '') AS vm FROM leases WHERE lab = ? AND IFNULL(vm, '') IN ('', ?) "
+        "SELECT host, kind, value, IFNULL(vm, '') AS vm FROM leases WHERE lab = ? AND (vm IS NULL OR vm = ?) "
         "ORDER BY rowid",
         vm.lab, vm.name,
     )  # fmt: skip

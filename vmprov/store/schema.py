@@ -114,4 +114,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE clock (boot TEXT NOT NULL, offset REAL NOT NULL);
     """,
+    """
+    CREATE INDEX owned_of_vms ON owned (vm, lab);
+    CREATE INDEX leases_of_vms ON leases (vm, lab);
+    """,
 )
