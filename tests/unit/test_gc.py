@@ -338,7 +338,8 @@ def lay(path: Path, *, age: float = 0.0) -> Path:
     "place",
     [
         "vms/gone/console-0.log", "labs/gone/id_ed25519", ".removed-999/console-0.log", "run/console/999-0.in",
-        "run/console/999-1.lock", "locks/at-work-gone.lock", "locks/lab-gone.lock", "locks/vagrantfile-gone.lock",
+        "run/console/999-1.lock", "run/console/drafts/999-0.lock.1-2",
+        "locks/at-work-gone.lock", "locks/lab-gone.lock", "locks/vagrantfile-gone.lock",
         "locks/watch-gone.lock", "locks/fake-network-lan.lock", "locks/image-0123456789ab.lock",
         "locks/fake-vmprov-0000-VAGRANTSLASH-tiny_vagrant_box_image_0.0.1_box.img.lock",
         "hosts/fake/adopted/lan.xml", "images/.new-0123456789ab/disk.qcow2",

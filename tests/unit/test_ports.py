@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from vmprov.console.ports import input_path, lock_path, make_port, relay_path, remove_port, socket_path
+from vmprov.console.ports import drafts, input_path, lock_path, make_port, relay_path, remove_port, socket_path
 from vmprov.console.relay import daemon_log, relays_of
 from vmprov.drivers import Uart
 from vmprov.engine.context import Context
@@ -89,11 +89,14 @@ def test_removing_leaves_the_capture_and_nothing_else(base: Path, log: Path) -> 
     assert relay_path(base).readlink() == log
     socket_path(base).touch()
     lock_path(base).touch()
+    killed = drafts(lock_path(base)) / f"{lock_path(base).name}.1-2"
+    killed.parent.mkdir()
+    killed.touch()
 
     remove_port(base)
     remove_port(base)
 
-    assert list(base.parent.iterdir()) == []
+    assert list(base.parent.rglob("*")) == [killed.parent]
     assert log.exists()
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vmprov.console.ports import input_path, lock_path
+from vmprov.console.ports import drafts, input_path, lock_path
 from vmprov.console.tail import Tail
 from vmprov.errors import Failed, HostNotReady, InUse, SpecError, WaitTimeout
 
@@ -69,8 +69,9 @@ def hold(path: Path, what: str, *, steal: bool = False) -> Hold:
     Raises :class:`InUse` at once, naming the holder, if somebody else is. With ``steal`` it is taken from them: they
     find out before they type another byte.
     """
-    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    own = drafts(path) / f"{path.name}.{os.getpid()}-{threading.get_ident()}"
     try:
+        own.parent.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as problem:
         raise HostNotReady(f"{what} cannot be locked: {path}: {problem.strerror}") from problem

@@ -31,6 +31,11 @@ def lock_path(base: Path) -> Path:
     return base.with_name(base.name + ".lock")
 
 
+def drafts(lock: Path) -> Path:
+    """The directory of what will be a lock file, or would have been, had its writer not been killed."""
+    return lock.parent / "drafts"
+
+
 def relay_path(base: Path) -> Path:
     """Leads to the capture, where another program's log has to be copied into it."""
     return base.with_name(base.name + ".log")
@@ -58,7 +63,7 @@ def make_port(base: Path, log: Path, *, relayed: bool = False) -> None:
 
 def remove_port(base: Path) -> None:
     """Remove a UART's files but the capture; gone is success."""
-    # With those that a writer was killed over: their names begin with that of the lock.
-    locks = base.parent.glob(f"{lock_path(base).name}*")
-    for path in (input_path(base), _output_path(base), socket_path(base), relay_path(base), *locks):
+    lock = lock_path(base)
+    killed = drafts(lock).glob(f"{lock.name}.*")
+    for path in (input_path(base), _output_path(base), socket_path(base), relay_path(base), lock, *killed):
         path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from vmprov.console.ports import drafts
 from vmprov.containers.engine import LOCK_LABEL, Container, Engine
 from vmprov.drivers.box import orphaned_boxes
 from vmprov.engine import adoption, base_volume
@@ -118,7 +119,7 @@ def _directories(home: Home, store: Store) -> Iterator[Find]:
 
 def _console_files(home: Home, store: Store) -> Iterator[Find]:
     """FIFOs, sockets and locks of serial ports."""
-    present = _listed(home.consoles)
+    present = _listed(home.consoles) + _listed(drafts(home.consoles / "lock"))
     known = {vm.id for vm in store.vms()}
     for path in present:
         named = _OF_PORTS.fullmatch(path.name)

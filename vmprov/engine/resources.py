@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 
 from vmprov.engine.steps import Step
@@ -35,12 +35,14 @@ class Resources:
     def served(self, wanted: Callable[[Step], bool]) -> Iterator[tuple[Step, dict[str, int]]]:
         """Those that can go on, in order, with what they got; those not ``wanted`` any more leave."""
         scarce: set[str] = set()
-        while (needed := self._first(scarce)) is not None:
+        held_up: set[frozenset[str]] = set()
+        while (needed := self._first(held_up)) is not None:
             _, step = self._lines[needed][0]
             if not wanted(step):
                 self._lines[needed].popleft()
-            elif any(step.takes[resource] > self._free[resource] for resource in needed):
+            elif needed & scarce or any(step.takes[resource] > self._free[resource] for resource in needed):
                 scarce |= needed
+                held_up.add(needed)
             else:
                 self._lines[needed].popleft()
                 taken = {resource: step.takes[resource] for resource in needed}
@@ -55,12 +57,12 @@ class Resources:
 
     def pop(self) -> tuple[Step, list[str]]:
         """The one that waits for the longest time, and the resources of which it needs more than there is now."""
-        needed = self._first(set())
+        needed = self._first()
         assert needed is not None
         _, step = self._lines[needed].popleft()
         return step, [resource for resource in needed if step.takes[resource] > self._free[resource]]
 
-    def _first(self, scarce: set[str]) -> frozenset[str] | None:
-        """The line of the one that came first, of those who need nothing that is scarce."""
-        heads = [(line[0][0], needed) for needed, line in self._lines.items() if line and not needed & scarce]
+    def _first(self, held_up: Collection[frozenset[str]] = ()) -> frozenset[str] | None:
+        """The line, of those not held up, in which the one stands that came first."""
+        heads = [(line[0][0], needed) for needed, line in self._lines.items() if line and needed not in held_up]
         return min(heads, key=lambda head: head[0])[1] if heads else None
