@@ -1,6 +1,7 @@
 """How labs from files fare: applying where nothing is to be done, removing, and how all of it grows with the machines.
 
-The peer, kcli, is installed from the package index into an environment of its own, and works on the same libvirt.
+The peers, kcli and virt-lightning, are installed from the package index into environments of their own. kcli works on
+the same libvirt, virt-lightning on one like it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import bench_lightning
 from bench_create import run, timed, vmprov_command
 
 from vmprov.hosts.embedded import EmbeddedHost
 from vmprov.lab import Vmprov
 from vmprov.settings import Settings
 
-_SIZES = (10, 100, 1000)
+_SIZES = (10, 100, 1000, 10_000)
+# A simulated host for the largest.
+_ROOM = {"VMPROV_FAKE_MEMORY": "4TiB", "VMPROV_FAKE_POOL": "20TiB", "VMPROV_SUBNETS": "10.0.0.0/9"}
 _MEMORY = "128MiB"
+# Times that what is short is done, to show the median.
+_ROUNDS = 9
 _LAB = """\
 lab: {name}
 host: '{host}'
@@ -58,6 +65,7 @@ def measure(count: int) -> dict[str, Any]:
     """Everything, with ``count`` real machines of ``tiny``, and with more and more simulated ones."""
     return {
         "real": _real(count),
+        "virt-lightning": bench_lightning.measure(count),
         "simulated": {size: _simulated(size) for size in _SIZES},
         "blank": _beside_kcli(count),
     }
@@ -74,7 +82,7 @@ def _real(count: int) -> dict[str, float]:
         lab = str(_lab_file(Path(scratch), name="bench", host="embedded", image="tiny", count=count))
         created, _ = run(*vmprov_command("apply", "-f", lab, "--auto-approve"))
         try:
-            again, _ = run(*vmprov_command("apply", "-f", lab, "--auto-approve"))
+            again = median(run(*vmprov_command("apply", "-f", lab, "--auto-approve"))[0] for _ in range(_ROUNDS))
         finally:
             deleted, _ = run(*vmprov_command("delete", "bench", "--yes"))
     return {"apply": created, "apply again": again, "delete": deleted}
@@ -83,7 +91,8 @@ def _real(count: int) -> dict[str, float]:
 def _simulated(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         lab = _lab_file(Path(scratch), name="big", host="fake:", image="", count=count)
-        environ = {**os.environ, "VMPROV_HOME": f"{scratch}/home", "VMPROV_HOST": "fake:", "VMPROV_KEEPER": "off"}
+        own = {"VMPROV_HOME": f"{scratch}/home", "VMPROV_HOST": "fake:", "VMPROV_KEEPER": "off"}
+        environ = {**os.environ, **_ROOM, **own}
         done = subprocess.run(
             [sys.executable, "-c", _GROWTH, lab], env=environ, stdout=subprocess.PIPE, text=True, check=True
         )
@@ -145,6 +154,9 @@ def show(found: dict[str, Any]) -> None:
     real = found["real"]
     print("real machines of image tiny:")
     print(f"  apply {real['apply']:.1f} s, apply again {real['apply again']:.2f} s, delete {real['delete']:.2f} s")
+    lightning = found["virt-lightning"]
+    print("the same with virt-lightning, on a libvirt like ours:")
+    print(f"  create {lightning['create']:.1f} s, delete {lightning['delete']:.2f} s")
     print("simulated machines: seconds, and MiB at most")
     print("  machines    plan   apply   again    list  delete  memory")
     for size, one in found["simulated"].items():
