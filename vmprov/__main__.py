@@ -22,6 +22,8 @@ def _postpone(name: str) -> None:
     spec.loader = LazyLoader(spec.loader)
     sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    parent, _, child = name.rpartition(".")
+    setattr(sys.modules[parent], child, module)
 
 
 # pydantic looks for plugins with it, if there are to be any; with it come the standard library's parsers of e-mail.

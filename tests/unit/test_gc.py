@@ -69,7 +69,7 @@ def test_a_machine_whose_making_or_removing_was_cut_short_goes_with_all_it_has(
 
     assert removed(result) == [("vm", "vm-1"), ("vm", "vm-2")]
     assert (vmprov.store.labs(), vmprov.store.owned(), fake.volumes(POOL)) == ([], [], [])
-    assert everything(vmprov) - before == {"vms", "labs", "run", "run/console", "locks"}
+    assert everything(vmprov) - before == {"vms", "labs", "run", "run/console", "run/console-drafts", "locks"}
 
 
 def test_machines_in_a_settled_state_stay(vmprov: Vmprov, fake: FakeHypervisor) -> None:
@@ -338,7 +338,7 @@ def lay(path: Path, *, age: float = 0.0) -> Path:
     "place",
     [
         "vms/gone/console-0.log", "labs/gone/id_ed25519", ".removed-999/console-0.log", "run/console/999-0.in",
-        "run/console/999-1.lock", "run/console/drafts/999-0.lock.1-2",
+        "run/console/999-1.lock", "run/console-drafts/999-0.lock.1-2",
         "locks/at-work-gone.lock", "locks/lab-gone.lock", "locks/vagrantfile-gone.lock",
         "locks/watch-gone.lock", "locks/fake-network-lan.lock", "locks/image-0123456789ab.lock",
         "locks/fake-vmprov-0000-VAGRANTSLASH-tiny_vagrant_box_image_0.0.1_box.img.lock",

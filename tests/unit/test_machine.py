@@ -293,6 +293,19 @@ def test_a_trap_that_two_uarts_show_is_left_once() -> None:
     assert (guest.machine.stage, guest.machine.verdict) == ("one", None)
 
 
+def test_a_trap_of_one_uart_leaves_what_stands_on_another() -> None:
+    guest = Guest("""
+        consoles: [0, 1]
+        stages: [{stage: one, expect: {prompt: "Shell>", console: 1}}]
+        recover: [{name: shell, prompt: "Shell>", console: 0, send: reset, next: one}]
+        """)
+    guest.says(1.0, "Shell> ", 0)
+    guest.says(1.1, "Shell> ", 1)
+    guest.machine.tick(2.0)
+
+    assert guest.end == "success"
+
+
 def test_what_was_let_pass_is_the_reason_although_a_way_out_was_tried_since() -> None:
     guest = Guest(RECOVERY.replace("budget: 3", "budget: 1") + "ignore: kernel-panic\n")
     guest.says(1.0, "1\r\nKernel panic - not syncing: x\r\nShell> ")

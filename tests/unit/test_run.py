@@ -213,7 +213,7 @@ def test_those_who_come_after_one_that_failed_fail_too_and_others_do_not() -> No
     book = ran(steps)
 
     assert sorted(book.problems) == ["cache", "db", "web"]
-    assert book.problems["cache"] == "Failed: db failed: web failed: no luck"
+    assert book.problems["cache"] == "Failed: web failed: no luck"
     assert book.states("done") == ["other/on"]
 
 
@@ -321,3 +321,29 @@ def test_every_subject_either_did_all_its_steps_or_failed(
     for subject in {one.subject for one in steps}:
         finished = all(one.key in done for one in steps if one.subject == subject)
         assert finished != (subject in book.problems)
+
+
+def test_a_step_that_waits_for_others_is_not_begun_once_its_subject_failed() -> None:
+    """It has all that it needs, and would be done together with another's, which is not ready yet."""
+    together = lambda _keys: {}  # noqa: E731
+
+    book = ran(
+        [
+            step("a/on", together=together),
+            step("a/other", fails()),
+            step("b/prepare", lambda: time.sleep(0.2), brief=True),
+            step("b/on", together=together, needs=("b/prepare",)),
+        ]
+    )
+
+    assert ("a/on", "doing") not in book.notes
+    assert ("b/on", "done") in book.notes
+
+
+def test_a_long_chain_fails_from_end_to_end() -> None:
+    chain = [step("vm0/on", fails())]
+    chain += [step(f"vm{number}/on", needs=(f"vm{number - 1}/on",)) for number in range(1, 3000)]
+    book = ran(chain)
+
+    assert book.states("done") == []
+    assert book.problems["vm2999"].endswith(": vm0 failed: no luck")

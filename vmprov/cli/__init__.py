@@ -86,7 +86,8 @@ def app(ctx: click.Context, debug: bool) -> None:
     """Make batches of KVM virtual machines, watch their consoles, remove exactly what was made.
 
     Settings come from the environment: VMPROV_HOME (state directory), VMPROV_HOST, VMPROV_RUNNER_IMAGE,
-    VMPROV_SUBNETS, VMPROV_POOL, VMPROV_CONSOLE_LIMIT, VMPROV_KEEPER.
+    VMPROV_SUBNETS, VMPROV_POOL, VMPROV_CONSOLE_LIMIT, VMPROV_KEEPER; of the simulator VMPROV_FAKE_MEMORY and
+    VMPROV_FAKE_POOL.
     """
     ctx.obj = Session(debug=debug)
 

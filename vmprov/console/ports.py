@@ -32,8 +32,11 @@ def lock_path(base: Path) -> Path:
 
 
 def drafts(lock: Path) -> Path:
-    """The directory of what will be a lock file, or would have been, had its writer not been killed."""
-    return lock.parent / "drafts"
+    """The directory of what will be a lock file, or would have been, had its writer not been killed.
+
+    It is nearly always empty, however many UARTs there are.
+    """
+    return lock.parent.with_name(f"{lock.parent.name}-drafts")
 
 
 def relay_path(base: Path) -> Path:
@@ -49,6 +52,7 @@ def make_port(base: Path, log: Path, *, relayed: bool = False) -> None:
     base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # libvirt makes sockets as root, for its group to write to; in a set-group-id directory that is our group.
     base.parent.chmod(0o2700)
+    drafts(lock_path(base)).mkdir(exist_ok=True, mode=0o700)
     os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
     fifo, output = input_path(base), _output_path(base)
     if not (fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)):

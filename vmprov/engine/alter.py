@@ -7,9 +7,9 @@ from vmprov.engine import power
 from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
 from vmprov.engine.definition import keep_definition, kept_definition
-from vmprov.engine.nics import connect, make_shared_networks
+from vmprov.engine.nics import connect
 from vmprov.engine.plan import Change, wishes_of
-from vmprov.engine.prepare import disk_volume, make_consoles, make_disk
+from vmprov.engine.prepare import disk_volume, make_consoles, make_disk, prepare_networks
 from vmprov.engine.ready import proof_of
 from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import Failed, WaitTimeout
@@ -54,7 +54,7 @@ class Alteration:
         if change.reboot:
             self._power_off()
         if any(reason.field == "network" for reason in change.reasons):
-            make_shared_networks(ctx, [vm])
+            prepare_networks(ctx, [vm])
             connect(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()

@@ -54,10 +54,12 @@ def at_work(ctx: Context, lab: str, command: str, turn: Turn | None = None) -> I
 
                 finish_renames(ctx, operation, lab)
             yield operation
-        if ctx.store.lab(lab) is None:
-            turn.remove()
     finally:
-        turn.close()
+        try:
+            if turn.mine and ctx.store.lab(lab) is None:
+                turn.remove()
+        finally:
+            turn.close()
 
 
 def _wait(ctx: Context, lab: str, turn: Turn) -> None:

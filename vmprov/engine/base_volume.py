@@ -62,7 +62,8 @@ def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
     name, pool = base_image(ctx.images, image, ctx.store.installation).volume, ctx.host.pool
     with _locked(ctx, name):
         with ctx.store.transaction():
-            for vm in vms:
+            # One that failed meanwhile is gone.
+            for vm in filter(ctx.store.has_vm, vms):
                 ctx.store.own(lab=lab, vm=vm, host=ctx.host.name, kind=KIND, name=name, pool=pool)
         if ctx.hypervisor.volume(pool, name) is None:
             with ctx.events.step(f"put image {image.name} on the host"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from itertools import islice
@@ -56,15 +55,28 @@ def made_for(lab: LabSpec) -> dict[str, NetworkSpec]:
 
 
 def lease_own_subnets(ctx: Context, vms: Sequence[VMRecord]) -> None:
-    """Hand out subnets for the VMs' own networks, as far as there are any, with one look at what is in use."""
-    held = Counter(ctx.store.holders(host=ctx.host.name, kind="subnet").values())
-    wanting = [vm.name for vm in vms for _ in range(vm.machine.networks.count("per-vm") - held[vm.name])]
-    if wanting:
-        taken = _in_use(ctx)
-        ctx.store.lease_subnets(
-            host=ctx.host.name, lab=vms[0].lab, vms=wanting,
-            candidates=lambda used: free_subnets(ctx.settings.subnets, PER_VM_PREFIX, taken | used),
-        )  # fmt: skip
+    """Hand out subnets for the VMs' own networks, as far as there are any, with one look at what is in use.
+
+    What was handed out for a network that is lost stays, if nobody else uses it by now. The lab's lock must be held.
+    """
+    wanting = {vm.name: vm.machine.networks.count("per-vm") for vm in vms}
+    if not any(wanting.values()):
+        return
+    there = {network.name: network for network in ctx.hypervisor.networks()}
+    taken = _in_use(ctx, there.values())
+    own = {subnet for vm in vms for nic in vm.nics if nic.network in there for subnet in there[nic.network].subnets}
+    for value, vm in ctx.store.holders(host=ctx.host.name, kind="subnet").items():
+        if vm not in wanting:
+            continue
+        held = IPv4Network(value)
+        if held not in own and any(held.overlaps(one) for one in taken):
+            ctx.store.release(host=ctx.host.name, kind="subnet", value=value)
+        else:
+            wanting[vm] -= 1
+    ctx.store.lease_subnets(
+        host=ctx.host.name, lab=vms[0].lab, vms=[vm for vm, count in wanting.items() for _ in range(count)],
+        candidates=lambda used: free_subnets(ctx.settings.subnets, PER_VM_PREFIX, taken | used),
+    )  # fmt: skip
 
 
 def connect(ctx: Context, vm: VMRecord) -> None:
@@ -191,10 +203,10 @@ def _create_network(
             store.release(host=host, kind="subnet", value=str(leased))
         else:
             return chosen
+    if subnet is not None:
+        raise Failed(f"subnet {subnet} is in use already", hint="choose another one in the lab's file") from refusal
     if refusal is not None:
         raise Failed(f"no network could be made: {refusal}") from refusal
-    if subnet is not None:
-        raise Failed(f"subnet {subnet} is in use already", hint="choose another one in the lab's file")
     raise Failed(
         f"no free /{prefix} subnet is left in {ctx.settings.subnets}",
         hint="delete VMs, or give another range in VMPROV_SUBNETS",
@@ -206,12 +218,12 @@ def _leases(
 ) -> Iterator[IPv4Network]:
     """Subnets that are handed out for a network, until one can be used; those ``refused`` grow meanwhile."""
     host, store = ctx.host.name, ctx.store
-    # What was handed out before, or for a network that is lost: so addresses stay.
-    used_already = _own_subnets(ctx, mark)
-    for held in _held(ctx, mark.lab, mark.vm):
-        if wanted in (None, held) and held not in used_already:
+    # What was handed out before, or for a network that is lost: so addresses stay. Those of VMs were looked at already.
+    taken = set() if mark.vm else _in_use(ctx, ctx.hypervisor.networks())
+    for held in _usable(ctx, mark, prefix, wanted):
+        if not any(held.overlaps(one) for one in taken):
             yield held
-    taken = _in_use(ctx)
+    taken = taken or _in_use(ctx, ctx.hypervisor.networks())
 
     def candidates(used: set[IPv4Network]) -> Iterable[IPv4Network]:
         occupied = taken | refused | used
@@ -223,18 +235,19 @@ def _leases(
         yield leased[0]
 
 
-def _held(ctx: Context, lab: str, vm: str) -> list[IPv4Network]:
-    """The subnets that are handed out to a VM, or to no single VM of a lab."""
-    return [IPv4Network(value) for value in ctx.store.leases_of(host=ctx.host.name, kind="subnet", lab=lab, vm=vm)]
-
-
-def _own_subnets(ctx: Context, mark: Mark) -> set[IPv4Network]:
-    """The subnets of those networks that a VM has already, or that VMs of a lab share."""
+def _usable(ctx: Context, mark: Mark, prefix: int, wanted: IPv4Network | None) -> list[IPv4Network]:
+    """Subnets that are handed out for a VM's networks, or for those of a lab, and that none of them has."""
+    values = ctx.store.leases_of(host=ctx.host.name, kind="subnet", lab=mark.lab, vm=mark.vm)
+    held = [one for one in map(IPv4Network, values) if one == wanted or (wanted is None and one.prefixlen == prefix)]
+    if not held:
+        return []
     owned = (one.name for one in ctx.store.owned(lab=mark.lab, vm=mark.vm, kind="network"))
-    there = filter(None, map(ctx.hypervisor.network, owned))
-    return {subnet for network in there for subnet in network.subnets}
+    used = {subnet for network in filter(None, map(ctx.hypervisor.network, owned)) for subnet in network.subnets}
+    if wanted is None and not mark.vm:
+        used |= {network.subnet for network in declared_networks(ctx, mark.lab).values() if network.subnet is not None}
+    return [one for one in held if one not in used]
 
 
-def _in_use(ctx: Context) -> set[IPv4Network]:
-    """The subnets of all networks on the host, and those to which it has routes."""
-    return {*ctx.host.routes(), *(subnet for network in ctx.hypervisor.networks() for subnet in network.subnets)}
+def _in_use(ctx: Context, networks: Iterable[Network]) -> set[IPv4Network]:
+    """The subnets of the networks on the host, and those to which it has routes."""
+    return {*ctx.host.routes(), *(subnet for network in networks for subnet in network.subnets)}

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from vmprov.console import ports
@@ -43,14 +43,25 @@ def _needing_files() -> Iterator[None]:
 @_needing_files()
 def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
     """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
-    directory = ctx.home.lab(lab)
-    with exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel):
-        make_private(directory)
+    with _lab_locked(ctx, lab):
+        make_private(ctx.home.lab(lab))
         make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
-        nics.make_shared_networks(ctx, vms)
-        nics.lease_own_subnets(ctx, vms)
+    prepare_networks(ctx, vms)
     for name in sorted({vm.image for vm in vms if vm.image}):
         base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
+
+
+def prepare_networks(ctx: Context, vms: Sequence[VMRecord]) -> None:
+    """What VMs of one lab need before their NICs can be connected: shared networks, and subnets for their own."""
+    if vms:
+        with _lab_locked(ctx, vms[0].lab):
+            nics.make_shared_networks(ctx, vms)
+            nics.lease_own_subnets(ctx, vms)
+
+
+def _lab_locked(ctx: Context, lab: str) -> AbstractContextManager[None]:
+    """Nobody else makes or removes what the lab's VMs share."""
+    return exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel)
 
 
 @_needing_files()

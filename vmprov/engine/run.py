@@ -5,6 +5,7 @@ The thread that calls :meth:`Run.run` decides everything; the pool's threads onl
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -144,7 +145,8 @@ class Run:
         if self._crews and (not self._brief or self._waiting):
             crews, self._crews = self._crews, {}
             for crew in crews.values():
-                self._submit(pool, crew)
+                if wanted := list(filter(self._is_wanted, crew)):
+                    self._submit(pool, wanted)
 
     def _submit(self, pool: ThreadPoolExecutor, crew: list[Step]) -> None:
         for step in crew:
@@ -236,17 +238,19 @@ class Run:
 
     def _fail(self, step: Step, problem: VmprovError) -> None:
         """The subject failed, and with it all that need what will never be done now."""
-        subject = self._subjects[step.subject]
-        if subject.problem is not None:
-            return
-        subject.problem = problem
-        self._failing.append(step.subject)
-        self._first_failure = self._first_failure or step.subject
         passed_on = problem if isinstance(problem, Interrupted) else Failed(f"{step.subject} failed: {problem}")
-        for undone in subject.steps:
-            if undone.key not in subject.done:
-                for dependant in self._dependants.get(undone.key, ()):
-                    self._fail(dependant, passed_on)
+        failed = deque([step.subject])
+        while failed:
+            name = failed.popleft()
+            subject = self._subjects[name]
+            if subject.problem is not None:
+                continue
+            subject.problem = problem if name == step.subject else passed_on
+            self._failing.append(name)
+            self._first_failure = self._first_failure or name
+            for undone in subject.steps:
+                if undone.key not in subject.done:
+                    failed.extend(one.subject for one in self._dependants.get(undone.key, ()))
 
     def _give_up(self, pool: ThreadPoolExecutor) -> None:
         """Let go of subjects that failed, once none of their steps is being done."""

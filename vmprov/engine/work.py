@@ -242,7 +242,9 @@ class Work:
     # the steps
 
     def _share(self) -> None:
-        prepare_lab(self._ctx, self._lab, [self._ctx.store.vm(name) for name in self._made])
+        # Those that failed already are gone.
+        made = set(self._made)
+        prepare_lab(self._ctx, self._lab, [vm for vm in self._ctx.store.vms(self._lab) if vm.name in made])
 
     def _take_down(self, name: str) -> None:
         self._touched.add(name)

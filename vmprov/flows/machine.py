@@ -318,7 +318,7 @@ class Machine:
         self._send(found.console, recovery.send, f"recovery {recovery.name}, {used} of {recovery.budget}")
         # Firmware shows one prompt on all UARTs, and wants one answer.
         for number, console in self._consoles.items():
-            if number != found.console:
+            if number != found.console and found.rule.pattern.console in (None, number):
                 console.be_done_with(found.rule)
         self._leave("recovered")
         # What was typed may well restart the machine; that is no loop.

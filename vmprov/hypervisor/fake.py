@@ -438,7 +438,7 @@ class FakeHypervisor:
 
     def _read_pool(self, world: Change, name: str) -> Pool:
         used = sum(volume["allocation"] for volume in world.all("volumes").values() if volume["pool"] == name)
-        return Pool(name, _pool(world, name)["path"], self._pool_capacity, self._pool_capacity - used)
+        return Pool(name, _pool(world, name)["path"], self._pool_capacity, max(0, self._pool_capacity - used))
 
     def volumes(self, pool: str) -> list[Volume]:
         """All volumes of a pool."""

@@ -34,9 +34,12 @@ class Occupied:
         network = self._networks.pop(name, None)
         if network is None:
             return
-        self._bridges.pop(network.bridge, None)
+        if self._bridges.get(network.bridge) == name:
+            del self._bridges[network.bridge]
         for subnet in network.subnets:
-            self._subnets[subnet.prefixlen].pop(int(subnet.network_address), None)
+            owners, address = self._subnets[subnet.prefixlen], int(subnet.network_address)
+            if owners.get(address) == name:
+                del owners[address]
 
     def refuse(self, wanted: Network) -> None:
         """Raise :class:`NameTaken` if another network has the name, the bridge or a part of the subnets.

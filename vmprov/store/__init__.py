@@ -371,12 +371,14 @@ class Store(Database):
     ) -> list[IPv4Network]:
         """Hand out the first of the candidates, which are asked for knowing what is handed out already.
 
-        One for each of ``vms`` in their order (``""``: no single VM); fewer when there are no more candidates.
+        One for each of ``vms`` in their order (``""``: no single VM). VMs that are gone by now get none, and nobody
+        gets one when there are no more candidates.
         """
         with self.transaction():
             used = {_network(value) for value in self.leased(host=host, kind="subnet")}
             leased = []
-            for vm, chosen in zip(vms, candidates(used), strict=False):
+            there = (vm for vm in vms if not vm or self.has_vm(vm))
+            for vm, chosen in zip(there, candidates(used), strict=False):
                 self.write("INSERT INTO leases VALUES (?, 'subnet', ?, ?, ?)", host, str(chosen), lab, vm or None)
                 leased.append(chosen)
             return leased
