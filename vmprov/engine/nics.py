@@ -188,8 +188,8 @@ def _create_network(
     told = _told(machine, first=first)
     store.own(lab=mark.lab, vm=mark.vm, host=host, kind="network", name=nic.network, told=told)
     refusal: NameTaken | None = None
-    taken: set[IPv4Network] = set()
-    for leased in islice(_leases(ctx, mark, prefix, subnet, taken), _SUBNET_TRIES):
+    refused: set[IPv4Network] = set()
+    for leased in islice(_leases(ctx, mark, prefix, subnet, refused), _SUBNET_TRIES):
         ctx.cancel.check()
         chosen = Subnet(leased)
         reservations = [Reservation(nic.mac, reserve_for, str(chosen.first))] if reserve_for else []
@@ -199,7 +199,7 @@ def _create_network(
             ctx.hypervisor.create_network(plan.to_xml())
         except NameTaken as problem:
             refusal = problem
-            taken.add(leased)
+            refused.add(leased)
             store.release(host=host, kind="subnet", value=str(leased))
         else:
             return chosen
