@@ -153,8 +153,12 @@ class Run:
             self._subjects[step.subject].running += 1
             self._subjects[step.subject].begun.append(step)
             self._brief += step.brief
-        job = pool.submit(self._do, crew)
-        self._jobs[job] = partial(self._ended, crew)
+        self._start(pool, partial(self._do, crew), partial(self._ended, crew))
+
+    def _start(self, pool: ThreadPoolExecutor, action: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do something in another thread; ``then`` is called in this one, with what it returned."""
+        job = pool.submit(action)
+        self._jobs[job] = then
         job.add_done_callback(self._over.put)
 
     def _not_begun(self) -> Iterator[Step]:
@@ -256,9 +260,7 @@ class Run:
         """Let go of subjects that failed, once none of their steps is being done."""
         for name in [name for name in self._failing if not self._subjects[name].running]:
             self._failing.remove(name)
-            job = pool.submit(self._abandon, name)
-            self._jobs[job] = partial(self._abandoned, name)
-            job.add_done_callback(self._over.put)
+            self._start(pool, partial(self._abandon, name), partial(self._abandoned, name))
 
     def _abandon(self, name: str) -> None:
         subject = self._subjects[name]
