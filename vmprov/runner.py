@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,12 +77,10 @@ class LocalRunner:
             )
         except FileNotFoundError as problem:
             raise HostNotReady(f"{words[0]} is not installed", hint="run scripts/setup") from problem
-        with process:
-            try:
-                out, err = _communicate(process, words[0], deadline, cancel or Cancel())
-            except BaseException:
-                process.kill()
-                raise
+        with process, ExitStack() as undo:
+            undo.callback(process.kill)
+            out, err = _communicate(process, words[0], deadline, cancel or Cancel())
+            undo.pop_all()
         done = Done(process.returncode, out, err)
         if check and done.code != 0:
             last = (done.err.strip() or done.out.strip() or "no output").splitlines()[-1]

@@ -11,7 +11,7 @@ import re
 import select
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,18 +71,18 @@ def hold(path: Path, what: str, *, steal: bool = False) -> Hold:
     """
     own = drafts(path) / f"{path.name}.{os.getpid()}-{threading.get_ident()}"
     try:
+        # Ports that were made by an earlier version have none yet.
         own.parent.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as problem:
         raise HostNotReady(f"{what} cannot be locked: {path}: {problem.strerror}") from problem
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.close, handle)
+        undo.callback(own.unlink, missing_ok=True)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(handle, f"{os.getpid()} {who()}\n".encode())
         _place(own, path, what, steal=steal)
-    except BaseException:
-        own.unlink(missing_ok=True)
-        os.close(handle)
-        raise
+        undo.pop_all()
     return Hold(path, what, handle)
 
 
@@ -251,11 +251,10 @@ def open_uart(base: Path, log: Path, name: str, *, steal: bool = False) -> Conso
         if problem.errno == errno.ENXIO:
             raise Failed(f"{name} does not run", hint=f"vmprov start {name}") from problem
         raise HostNotReady(f"the console of {name} cannot be used: {problem.strerror}") from problem
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.close, fifo)
         held = hold(lock_path(base), f"the console of {name}", steal=steal)
-    except BaseException:
-        os.close(fifo)
-        raise
+        undo.pop_all()
     tail = Tail(log)
     tail.from_end(0)
     return ConsoleLink(fifo, tail, held)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -150,13 +151,12 @@ class EmbeddedHost(LocalHost):
     def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """A stream through the container's dialer."""
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with ExitStack() as undo:
+            undo.callback(stream.close)
             stream.settimeout(timeout)
             stream.connect(str(self.dialer))
             stream.sendall(f"{address} {port}\n".encode("ascii"))
-        except BaseException:
-            stream.close()
-            raise
+            undo.pop_all()
         return stream
 
     @property

@@ -7,7 +7,7 @@ removal takes that for an answer; everything else reports it like any refusal.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import libvirt
@@ -221,12 +221,10 @@ class LibvirtHypervisor(Storage):
             Occupied(_networks(connection)).refuse(wanted)
             try:
                 network = connection.networkDefineXML(xml)
-                try:
+                with ExitStack() as undo:
+                    undo.callback(_undefine_network, network)
                     network.create()
-                except BaseException:
-                    with suppress(libvirt.libvirtError):
-                        network.undefine()
-                    raise
+                    undo.pop_all()
             except libvirt.libvirtError as problem:
                 if any(sign in message_of(problem) for sign in _TAKEN):
                     raise NameTaken(f"could not create network {wanted.name}: {message_of(problem)}") from problem
@@ -364,6 +362,12 @@ def _interface_addresses(domain: Any, mac: str, source: int) -> list[str]:
 
 
 # networks
+
+
+def _undefine_network(network: Any) -> None:
+    """Forget a network that could not be started."""
+    with suppress(libvirt.libvirtError):
+        network.undefine()
 
 
 def _networks(connection: Any) -> list[Network]:

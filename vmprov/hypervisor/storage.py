@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,12 @@ class Storage(Connection):
                 with source.open("rb") as contents:
                     xml = _volume_xml(name, size=capacity, format=format)
                     volume = _create_volume(_pool(connection, pool), name, xml)
-                    try:
+                    with ExitStack() as undo:
+                        undo.callback(_remove_half_made, volume)
                         _send(connection, contents.read, volume, source.stat().st_size)
-                        return _read_volume(volume)
-                    except BaseException:
-                        _remove_half_made(volume)
-                        raise
+                        made = _read_volume(volume)
+                        undo.pop_all()
+                    return made
             except OSError as problem:
                 raise Failed(f"could not read {source}: {problem.strerror}") from problem
 
@@ -183,15 +183,18 @@ def _create_volume(pool: Any, name: str, xml: str) -> Any:
 def _send(connection: Any, read: Callable[[int], bytes], volume: Any, length: int) -> None:
     stream = connection.newStream(0)
     volume.upload(stream, 0, length, 0)
-    try:
+    with ExitStack() as undo:
+        undo.callback(_abort, stream)
         while chunk := read(_CHUNK):
             while chunk:
                 chunk = chunk[stream.send(chunk) :]
         stream.finish()
-    except BaseException:
-        with suppress(libvirt.libvirtError):
-            stream.abort()
-        raise
+        undo.pop_all()
+
+
+def _abort(stream: Any) -> None:
+    with suppress(libvirt.libvirtError):
+        stream.abort()
 
 
 def _remove_half_made(volume: Any) -> None:

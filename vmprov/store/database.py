@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,11 @@ class Database:
                 yield
                 return
             self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with ExitStack() as undo:
+                undo.callback(self._db.execute, "ROLLBACK")
+                undo.callback(self._untold.clear)
                 yield
-            except BaseException:
-                self._untold.clear()
-                self._db.execute("ROLLBACK")
-                raise
+                undo.pop_all()
             self._db.execute("COMMIT")
             told, self._untold = self._untold, []
             for event in told:
