@@ -62,9 +62,9 @@ def mac_address(installation: str, number: int, nic: int = 0) -> str:
     >>> mac_address("3fa1", 12) == mac_address("3fa1", 12) != mac_address("3fa1", 13)
     True
     """
-    owner = f"{installation}/{number}/{nic}" if nic else f"{installation}/{number}"
     import hashlib
 
+    owner = f"{installation}/{number}/{nic}" if nic else f"{installation}/{number}"
     digest = hashlib.sha256(owner.encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 

@@ -73,10 +73,10 @@ class Settings:
             runner_image=environ.get("VMPROV_RUNNER_IMAGE", "") or OFFICIAL_RUNNER_IMAGE,
             subnets=network,
             pool=environ.get("VMPROV_POOL", "") or "default",
-            console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default="64MiB", least=_SMALLEST_CONSOLE),
+            console_limit=_size("VMPROV_CONSOLE_LIMIT", environ, default=cls.console_limit, least=_SMALLEST_CONSOLE),
             keeper=_switch("VMPROV_KEEPER", environ),
-            fake_memory=_size("VMPROV_FAKE_MEMORY", environ, default="256GiB"),
-            fake_pool=_size("VMPROV_FAKE_POOL", environ, default="1TiB"),
+            fake_memory=_size("VMPROV_FAKE_MEMORY", environ, default=cls.fake_memory),
+            fake_pool=_size("VMPROV_FAKE_POOL", environ, default=cls.fake_pool),
         )
 
 
@@ -92,13 +92,16 @@ def variable(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, s
     return "", name
 
 
-def _size(name: str, environ: Mapping[str, str], *, default: str, least: int = 1) -> int:
+def _size(name: str, environ: Mapping[str, str], *, default: int, least: int = 1) -> int:
+    text = environ.get(name, "")
+    if not text:
+        return default
     try:
-        size = parse_size(environ.get(name, "") or default)
+        size = parse_size(text)
     except ValueError as problem:
         raise SpecError(f"{name}: {problem}") from problem
     if size < least:
-        raise SpecError(f"{name} is {environ[name]!r}", hint=f"at least {least} bytes")
+        raise SpecError(f"{name} is {text!r}", hint=f"at least {least} bytes")
     return size
 
 

@@ -219,11 +219,12 @@ def _leases(
     """Subnets that are handed out for a network, until one can be used; those ``refused`` grow meanwhile."""
     host, store = ctx.host.name, ctx.store
     # What was handed out before, or for a network that is lost: so addresses stay. Those of VMs were looked at already.
-    taken = set() if mark.vm else _in_use(ctx, ctx.hypervisor.networks())
-    for held in _usable(ctx, mark, prefix, wanted):
-        if not any(held.overlaps(one) for one in taken):
-            yield held
-    taken = taken or _in_use(ctx, ctx.hypervisor.networks())
+    usable = _usable(ctx, mark, prefix, wanted)
+    if mark.vm:
+        yield from usable
+    taken = _in_use(ctx, ctx.hypervisor.networks())
+    if not mark.vm:
+        yield from (held for held in usable if not any(held.overlaps(one) for one in taken))
 
     def candidates(used: set[IPv4Network]) -> Iterable[IPv4Network]:
         occupied = taken | refused | used

@@ -39,11 +39,10 @@ from vmprov.hypervisor.definitions import (
 from vmprov.hypervisor.dhcp import address_for
 from vmprov.hypervisor.occupied import Occupied
 from vmprov.hypervisor.world import Change, Values, World
+from vmprov.settings import Settings
 from vmprov.waiting import Cancel
 
 CPUS = 64
-MEMORY = 256 * 1024**3
-POOL_CAPACITY = 1024**4
 LOADERS = ["/fake/OVMF_CODE_4M.fd", "/fake/OVMF_CODE_4M.secboot.fd"]
 # What an empty qcow2 file takes.
 _EMPTY_VOLUME = 196 * 1024
@@ -87,7 +86,9 @@ class FakeHypervisor:
     machines hang.
     """
 
-    def __init__(self, path: Path | None = None, *, memory: int = MEMORY, pool_capacity: int = POOL_CAPACITY) -> None:
+    def __init__(
+        self, path: Path | None = None, *, memory: int = Settings.fake_memory, pool_capacity: int = Settings.fake_pool
+    ) -> None:
         """``memory`` and ``pool_capacity``: what the host has, and what each of its pools holds, in bytes."""
         self.boot_transcript = BOOT_TRANSCRIPT
         self._memory = memory
