@@ -108,7 +108,7 @@ def _restore(ctx: Context, owned: Owned) -> None:
 
 
 def _records(ctx: Context, network: str) -> list[Owned]:
-    return [owned for owned in ctx.store.owned(kind=KIND) if (owned.host, owned.name) == (ctx.host.name, network)]
+    return ctx.store.owned(host=ctx.host.name, kind=KIND, name=network)
 
 
 def _write(path: Path, text: str) -> None:

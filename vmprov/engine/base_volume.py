@@ -75,13 +75,9 @@ def ensure(ctx: Context, image: Image, *, lab: str, vms: list[str]) -> None:
 def release(ctx: Context, owned: Owned) -> None:
     """Forget that a VM needs the base volume, and remove it if no other does."""
     with _locked(ctx, owned.name):
-        others = [
-            other
-            for other in ctx.store.owned(kind=KIND)
-            if other.id != owned.id and (other.host, other.name) == (owned.host, owned.name)
-        ]
-        if not others:
+        shared = ctx.store.shared(owned)
+        if not shared:
             ctx.hypervisor.remove_volume(owned.detail["pool"], owned.name)
         ctx.store.disown(owned.id)
-    if not others:
+    if not shared:
         remove_unheld(_lock(ctx, owned.name))

@@ -50,7 +50,7 @@ def _prefix(store: Store) -> str:
 
 
 def _owned(store: Store, host: Host, *kinds: str) -> set[str]:
-    return {thing.name for thing in store.owned() if thing.host == host.name and thing.kind in kinds}
+    return {thing.name for thing in store.owned(host=host.name) if thing.kind in kinds}
 
 
 # domains
@@ -152,7 +152,7 @@ def _volumes(host: Host, store: Store) -> Iterator[Find]:
     hypervisor = host.hypervisor()
     pools = {
         host.pool,
-        *(thing.detail["pool"] for thing in store.owned() if thing.host == host.name and thing.kind in _VOLUMES),
+        *(thing.detail["pool"] for thing in store.owned(host=host.name) if thing.kind in _VOLUMES),
     }
 
     def unowned(name: str) -> bool:

@@ -137,7 +137,7 @@ def _see_active(ctx: Context, network: Network) -> None:
 
 def _check_alike(ctx: Context, vm: VMRecord, network: str, *, first: bool) -> None:
     """Raise :class:`Failed` if a network of the lab tells machines something else than this VM wants."""
-    owned = [owned for owned in ctx.store.owned(lab=vm.lab, vm="", kind="network") if owned.name == network]
+    owned = ctx.store.owned(lab=vm.lab, vm="", kind="network", name=network)
     if first and owned and owned[0].detail.get("told", "") != _told(vm.machine, first=True):
         raise Failed(
             f"lab {vm.lab} has a {vm.machine.networks[0]} network already, which boots machines differently",

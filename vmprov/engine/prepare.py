@@ -167,7 +167,7 @@ def disk_volume(ctx: Context, vm: VMRecord, disk: str) -> str:
 
 def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
     """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
-    if any(owned.name == name for owned in ctx.store.owned(vm=vm.name, kind="volume")):
+    if ctx.store.owned(vm=vm.name, kind="volume", name=name):
         return
     if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
         raise NameTaken(

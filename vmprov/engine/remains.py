@@ -150,7 +150,7 @@ def _of_networks(home: Home, store: Store) -> Iterator[Find]:
 
 
 def _not_adopted(store: Store, network: str) -> bool:
-    return network not in {thing.name for thing in store.owned(kind=adoption.KIND)}
+    return not store.owned(kind=adoption.KIND, name=network)
 
 
 def _unfinished(home: Home) -> Iterator[Find]:

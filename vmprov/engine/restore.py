@@ -137,7 +137,7 @@ class Rebuilding:
 
     def _claim_volumes(self, host: Host) -> None:
         """Own volumes that were made for VMs after their notes were written."""
-        owned = {thing.name for thing in self._store.owned() if thing.host == host.name}
+        owned = {thing.name for thing in self._store.owned(host=host.name)}
         vms = [vm for vm in self._store.vms() if vm.host == host.name]
         for volume in host.hypervisor().volumes(host.pool):
             if volume.name in owned or base_volume.is_one(volume.name, self._store.installation):

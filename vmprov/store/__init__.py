@@ -304,12 +304,20 @@ class Store(Database):
             )  # fmt: skip
             self.tell(Recorded(kind=kind, name=name, lab=lab, vm=vm, fields={"host": host, **detail}))
 
-    def owned(self, *, lab: str | None = None, vm: str | None = None, kind: str | None = None) -> list[Owned]:
+    def owned(
+        self,
+        *,
+        lab: str | None = None,
+        vm: str | None = None,
+        host: str | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+    ) -> list[Owned]:
         """Recorded objects, newest first, so that they can be removed in this order.
 
         ``vm=""`` means those that no single VM owns.
         """
-        wanted = {"lab": lab, "vm": vm, "kind": kind}
+        wanted = {"lab": lab, "vm": vm, "host": host, "kind": kind, "name": name}
         given = {column: value or None for column, value in wanted.items() if value is not None}
         where = " AND ".join(f"{column} IS ?" for column in given) or "TRUE"
         rows = self.rows(
@@ -318,6 +326,14 @@ class Store(Database):
             *given.values(),
         )
         return [Owned(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
+
+    def shared(self, owned: Owned) -> bool:
+        """Whether others own the same object."""
+        rows = self.rows(
+            "SELECT 1 FROM owned WHERE (host, kind, name) = (?, ?, ?) AND id IS NOT ? LIMIT 1",
+            owned.host, owned.kind, owned.name, owned.id,
+        )  # fmt: skip
+        return bool(rows)
 
     def detail(self, owned_id: int, **detail: str) -> None:
         """Record more about an object."""
