@@ -161,7 +161,7 @@ def test_bytes_are_cut_into_the_pieces_in_which_they_were_seen(capture: Capturin
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30),
     place=st.tuples(st.integers(0, 1600), st.integers(0, 1600)),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pieces_are_what_was_asked_for_and_each_says_what_its_bytes_say(
     log: Path, sizes: list[int], place: tuple[int, int]
 ) -> None:

@@ -164,7 +164,7 @@ def test_the_dialogues_end_as_they_say(name: str) -> None:
         assert str(run(bursts(name, console)).machine.verdict) == name
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_cutting_changes_nothing(data: st.DataObject) -> None:
     _, whole = data.draw(
@@ -174,7 +174,7 @@ def test_cutting_changes_nothing(data: st.DataObject) -> None:
     assert run(data.draw(cut(whole))).all == run(whole).all
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(noisy(INVISIBLE, 12, inside=True))
 def test_invisible_bytes_change_nothing(given_: tuple[str, list[Burst]]) -> None:
     name, noise = given_
@@ -182,7 +182,7 @@ def test_invisible_bytes_change_nothing(given_: tuple[str, list[Burst]]) -> None
     assert run(noise).essence == run(bursts(name)).essence
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(noisy(INTRUDERS, 3))
 def test_intruders_change_nothing(given_: tuple[str, list[Burst]]) -> None:
     name, noise = given_
@@ -190,7 +190,7 @@ def test_intruders_change_nothing(given_: tuple[str, list[Burst]]) -> None:
     assert run(noise).essence == run(bursts(name)).essence
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(noisy([b"\xff", b"\xfe", b"\x80\x80", b"x\b \b"], 8))
 def test_broken_and_erased_characters_change_nothing(given_: tuple[str, list[Burst]]) -> None:
     name, noise = given_
@@ -198,7 +198,7 @@ def test_broken_and_erased_characters_change_nothing(given_: tuple[str, list[Bur
     assert run(noise).essence == run(bursts(name)).essence
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_clock_that_steps_back_changes_nothing(data: st.DataObject) -> None:
     whole = bursts("success")
@@ -210,7 +210,7 @@ def test_a_clock_that_steps_back_changes_nothing(data: st.DataObject) -> None:
     assert run(stepped).all == run(whole).all
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 1), st.binary(max_size=300)), max_size=20), st.data())
 def test_garbage_is_only_garbage(pieces: list[tuple[int, bytes]], data: st.DataObject) -> None:
     whole = [(float(number), console, piece) for number, (console, piece) in enumerate(pieces)]
@@ -225,7 +225,7 @@ def test_lines_are_cleaned_one_by_one_as_in_blocks(raw: bytes) -> None:
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 300_000), st.integers(1000, 200_000))
 def test_long_lines_are_searched_too_and_alike_however_cut(place: int, size: int) -> None:
     data = b"x" * place + b"Kernel panic - not syncing" + b"y" * (300_000 - place) + b"\r\n"

@@ -244,7 +244,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(part, (*path, key))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_whatever_is_changed_it_is_taken_or_refused_and_the_schema_takes_what_is_taken(data: st.DataObject) -> None:
     whole = deepcopy(data.draw(st.sampled_from(WHOLE)))
@@ -268,7 +268,7 @@ def test_whatever_is_changed_it_is_taken_or_refused_and_the_schema_takes_what_is
         assert SCHEMA.is_valid(whole), [error.message for error in SCHEMA.iter_errors(whole)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("labvms:{}[],-? \n\t${}&*'\"0#|>~!<"), max_size=60))
 def test_any_text_is_taken_or_refused(text: str) -> None:
     with suppress(SpecError):

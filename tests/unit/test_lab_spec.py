@@ -313,7 +313,7 @@ def labs(draw: st.DrawFn) -> LabSpec:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(labs())
 def test_any_lab_is_what_its_file_says(wanted: LabSpec) -> None:
     text = to_yaml(wanted)

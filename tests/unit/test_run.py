@@ -305,7 +305,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Step], set[str]]:
     return steps, broken
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs(), st.sampled_from(OnFailure), st.integers(1, 3))
 def test_every_subject_either_did_all_its_steps_or_failed(
     graph: tuple[list[Step], set[str]], policy: OnFailure, capacity: int
