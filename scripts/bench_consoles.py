@@ -149,7 +149,7 @@ class Place:
 
     def keeper(self) -> int | None:
         """The process that looks after the captures."""
-        wanted = [b"-m", b"vmprov.engine.guard", os.fsencode(self.root)]
+        wanted = [b"-m", b"vmprov.engine.judging.guard", os.fsencode(self.root)]
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")

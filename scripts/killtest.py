@@ -48,8 +48,8 @@ PACKAGE = str(Path(vmprov.__file__).parent)
 TOUCHING = tuple(
     f"{PACKAGE}/{part}"
     for part in (
-        "store/", "hypervisor/", "drivers/", "containers/", "hosts/", "console/ports", "engine/prepare", "engine/nics",
-        "engine/remove", "engine/base_volume", "engine/alter", "engine/watch", "engine/definition", "locks",
+        "store/", "hypervisor/", "drivers/", "containers/", "hosts/", "console/ports", "locks", "engine/alter",
+        "engine/judging/watch", "engine/objects/",
     )
 )  # fmt: skip
 FOREIGN = "somebody-elses"

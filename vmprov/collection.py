@@ -11,7 +11,7 @@ from vmprov.views import GcResult, RebuildResult
 from vmprov.workspace import Workspace
 
 if TYPE_CHECKING:
-    from vmprov.engine.gc import Collector
+    from vmprov.engine.garbage.gc import Collector
 
 
 class Collection(Workspace):
@@ -42,7 +42,7 @@ class Collection(Workspace):
         Nothing on hosts is changed. Raises :class:`vmprov.errors.HostNotReady` for a database that is not damaged and
         cannot be used.
         """
-        from vmprov.engine.restore import examine_database, read_back
+        from vmprov.engine.garbage.restore import examine_database, read_back
 
         self.home.create()
         self._forget_store()
@@ -53,7 +53,7 @@ class Collection(Workspace):
         )
 
     def _collector(self, hosts: Sequence[Host], *, dry_run: bool) -> Collector:
-        from vmprov.engine.gc import Collector
+        from vmprov.engine.garbage.gc import Collector
 
         return Collector(
             home=self.home, store=self.store, engine=self.engine, hosts=hosts,

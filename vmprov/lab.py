@@ -122,7 +122,7 @@ class Vmprov(Upkeep, LabFiles):
         seconds. Raises :class:`InUse` if another program has the port, :class:`HostNotReady` if it cannot be opened,
         :class:`SpecError` for a flow or URL that cannot be meant.
         """
-        from vmprov.engine.device import watch_port
+        from vmprov.engine.judging.device import watch_port
         from vmprov.engine.secrets import Secrets
         from vmprov.flows.load import load_flow
 
@@ -176,8 +176,8 @@ class Vmprov(Upkeep, LabFiles):
 
         Raises :class:`NotFound`.
         """
-        from vmprov.engine.kept import find_vm
-        from vmprov.engine.timeline import read_timeline
+        from vmprov.engine.evidence.kept import find_vm
+        from vmprov.engine.evidence.timeline import read_timeline
 
         found = find_vm(self.home, self.store, vm_name)
         return read_timeline(found.vm, found.directory)
@@ -187,8 +187,8 @@ class Vmprov(Upkeep, LabFiles):
 
         Raises :class:`NotFound`.
         """
-        from vmprov.engine.kept import find_vms
-        from vmprov.engine.timeline import read_timeline
+        from vmprov.engine.evidence.kept import find_vms
+        from vmprov.engine.evidence.timeline import read_timeline
 
         return [read_timeline(found.vm, found.directory) for found in find_vms(self.home, self.store, targets)]
 
@@ -197,14 +197,14 @@ class Vmprov(Upkeep, LabFiles):
 
         Raises :class:`NotFound`.
         """
-        from vmprov.engine.kept import find_vms
-        from vmprov.engine.onboarding import onboarding
+        from vmprov.engine.evidence.kept import find_vms
+        from vmprov.engine.evidence.onboarding import onboarding
 
         return [onboarding(found) for found in find_vms(self.home, self.store, targets)]
 
     def stats(self, image: str | None = None, flow: str | None = None) -> list[StageStatistics]:
         """How long each stage took in past runs, of one image and flow or of all; see :class:`StageStatistics`."""
-        from vmprov.engine.statistics import stage_statistics
+        from vmprov.engine.evidence.statistics import stage_statistics
 
         return stage_statistics(self.store.runs(image=image, flow=flow))
 
@@ -240,8 +240,8 @@ class Vmprov(Upkeep, LabFiles):
         its README.txt. Returns the absolute path. Raises :class:`NotFound`; :class:`vmprov.errors.NameTaken` if
         something is there (with ``force``, an earlier report is overwritten); :class:`Failed` if it cannot be written.
         """
-        from vmprov.engine.kept import find_vm
-        from vmprov.engine.report import known_secrets, subject_of, within, write_report
+        from vmprov.engine.evidence.kept import find_vm
+        from vmprov.engine.evidence.report import known_secrets, subject_of, within, write_report
 
         found = find_vm(self.home, self.store, name)
         for why in known_secrets(found.directory, found.vm.name)[1].values():
@@ -486,7 +486,7 @@ class Vmprov(Upkeep, LabFiles):
         Raises :class:`vmprov.errors.ImageBroken` if the image is not what it was when it was made.
         """
         from vmprov.drivers.box import write_box
-        from vmprov.engine.base_volume import base_image
+        from vmprov.engine.objects.base_volume import base_image
 
         image = self.images.get(name)
         self.images.verify(image)

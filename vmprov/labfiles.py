@@ -63,7 +63,7 @@ class LabFiles(Collection):
             outcomes: list[Outcome] = []
             if plan:
                 from vmprov.engine.apply import apply_plan
-                from vmprov.engine.steps import OnFailure
+                from vmprov.engine.scheduling.steps import OnFailure
 
                 outcomes = apply_plan(
                     ctx, operation, whole, plan, on_failure=OnFailure(on_failure), parallel=parallel, ask=self.ask

@@ -186,7 +186,7 @@ class Upkeep(Workspace):
 
     def _note(self, vm: VMRecord) -> None:
         """Note it in the VM's domain, too, if its host is up: records can be lost."""
-        from vmprov.engine.annotate import annotate
+        from vmprov.engine.objects.annotate import annotate
 
         annotate(self.context(vm.host, vm.driver), vm.name)
 

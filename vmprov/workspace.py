@@ -117,7 +117,7 @@ class Workspace:
         """
         from vmprov.day0.client import Orchestrator
         from vmprov.day0.config import password_of, read_settings, settings_file
-        from vmprov.engine.orchestration import practised
+        from vmprov.engine.objects.orchestration import practised
 
         if (
             not options

@@ -397,7 +397,7 @@ def small(cli: Cli, tmp_path: Path) -> Iterator[tuple[Cli, Path]]:
 def keepers(cli: Cli) -> list[str]:
     """The keepers of a state directory."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if f"vmprov.engine.guard {cli.root} " in line]
+    return [line for line in listed if f"vmprov.engine.judging.guard {cli.root} " in line]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")

@@ -10,7 +10,7 @@ import pytest
 from vmprov import CreateRequest, Vmprov
 from vmprov.day0.config import OrchestratorSettings, password_of, read_settings, settings_file
 from vmprov.day0.old_config import import_config
-from vmprov.engine.orchestration import find_orchestration
+from vmprov.engine.objects.orchestration import find_orchestration
 from vmprov.engine.secrets import Secrets
 from vmprov.errors import NotFound, SpecError
 from vmprov.flows.load import load_flow

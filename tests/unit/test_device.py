@@ -20,7 +20,7 @@ from vmprov.console.capture import Capture
 from vmprov.console.inputs import inputs_path, read_inputs
 from vmprov.console.lines import Selection, captured
 from vmprov.console.session import open_port
-from vmprov.engine.device import device_name, watch_port
+from vmprov.engine.judging.device import device_name, watch_port
 from vmprov.errors import Failed, HostNotReady, InUse, SpecError
 from vmprov.flows.grammar import Flow
 from vmprov.flows.load import parse_flow

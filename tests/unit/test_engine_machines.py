@@ -339,7 +339,7 @@ def test_a_network_is_restored_after_vmprov_was_killed(
 
 
 def test_a_request_as_recorded_can_be_made_again(vmprov: Vmprov, ca: Path) -> None:
-    from vmprov.engine.repeat import create_command
+    from vmprov.engine.evidence.repeat import create_command
 
     request = wanted(
         name="edge", firmware="secure-boot", tpm=True, pxe=True, disks=["1GiB"], networks=["shared", "isolated"],

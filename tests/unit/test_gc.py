@@ -15,7 +15,7 @@ from tests.conformance.test_hypervisor import domain_xml, network_xml
 from tests.unit.simulated import forget, hypervisor_of, make_image, network_subnet, told_to, wanted
 from vmprov import Settings, Vmprov
 from vmprov.engine.at_work import lab_turn
-from vmprov.engine.leftovers import on_host
+from vmprov.engine.garbage.leftovers import on_host
 from vmprov.errors import LibvirtFailed
 from vmprov.hypervisor import Mark
 from vmprov.hypervisor.fake import FakeHypervisor

@@ -53,7 +53,7 @@ def keepers(home: Home) -> list[int]:
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
             state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-            if b"vmprov.engine.guard" in words and os.fsencode(home.root) in words and state != "Z":
+            if b"vmprov.engine.judging.guard" in words and os.fsencode(home.root) in words and state != "Z":
                 found.append(int(process.name))
     return found
 
@@ -326,7 +326,7 @@ def test_a_keeper_ends_when_nothing_is_left_to_keep(home: Home, log: Path, start
 
 
 def test_of_ten_that_are_started_at_once_one_stays(home: Home, log: Path, start: Callable[..., int]) -> None:
-    argv = [sys.executable, "-m", "vmprov.engine.guard", str(home.root), "1000000"]
+    argv = [sys.executable, "-m", "vmprov.engine.judging.guard", str(home.root), "1000000"]
     with ThreadPoolExecutor(10) as pool:
         ended = list(pool.map(lambda _: subprocess.run(argv, check=False, timeout=120).returncode, range(10)))
 
@@ -345,7 +345,7 @@ def test_who_only_asks_whether_there_is_a_keeper_does_not_pass_for_one(
     lock.parent.mkdir()
     asking = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(asking, fcntl.LOCK_SH)
-    argv = [sys.executable, "-m", "vmprov.engine.guard", str(home.root), "1000000"]
+    argv = [sys.executable, "-m", "vmprov.engine.judging.guard", str(home.root), "1000000"]
 
     with subprocess.Popen(argv) as starting:
         a_while(1.0)

@@ -14,7 +14,7 @@ from vmprov.console.ports import drafts, input_path, lock_path, make_port, relay
 from vmprov.console.relay import daemon_log, relays_of
 from vmprov.drivers import Uart
 from vmprov.engine.context import Context
-from vmprov.engine.prepare import make_consoles
+from vmprov.engine.objects.prepare import make_consoles
 from vmprov.paths import Home
 from vmprov.store import VMRecord
 

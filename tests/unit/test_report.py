@@ -20,10 +20,10 @@ from vmprov import CreateRequest, Vmprov
 from vmprov.cli import app, main
 from vmprov.console.index import Mark, Moment, TimesWriter, encode
 from vmprov.console.inputs import InputLog
-from vmprov.engine.collect import collect
+from vmprov.engine.evidence.collect import collect
+from vmprov.engine.evidence.repeat import create_command
+from vmprov.engine.evidence.report import _without_echo, within
 from vmprov.engine.redact import Redactor
-from vmprov.engine.repeat import create_command
-from vmprov.engine.report import _without_echo, within
 from vmprov.errors import Failed, HostNotReady, NameTaken, NotFound
 from vmprov.events import Event, Note
 from vmprov.flows.grammar import Flow

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmprov.engine.resources import Resources
-from vmprov.engine.steps import Step
+from vmprov.engine.scheduling.resources import Resources
+from vmprov.engine.scheduling.steps import Step
 
 
 def step(key: str, **takes: int) -> Step:

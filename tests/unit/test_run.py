@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmprov.engine.run import Run
-from vmprov.engine.steps import OnFailure, Step, StepState
+from vmprov.engine.scheduling.run import Run
+from vmprov.engine.scheduling.steps import OnFailure, Step, StepState
 from vmprov.errors import Failed, LibvirtFailed, VmprovError
 from vmprov.waiting import Cancel
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from vmprov import CreateRequest, Vmprov
 from vmprov.cli import main
-from vmprov.engine.statistics import nearest_rank, stage_statistics
+from vmprov.engine.evidence.statistics import nearest_rank, stage_statistics
 from vmprov.paths import Home
 from vmprov.store import Run, Store
 

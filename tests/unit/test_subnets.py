@@ -87,7 +87,7 @@ def test_of_several_networks_only_that_moves_whose_subnet_is_taken(vmprov: Vmpro
 def test_what_is_taken_between_handing_out_and_making_is_handed_out_anew(
     vmprov: Vmprov, fake: FakeHypervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vmprov.engine import nics
+    from vmprov.engine.objects import nics
 
     lease = nics.lease_own_subnets
 

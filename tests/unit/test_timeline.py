@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from vmprov import CreateRequest, Vmprov
 from vmprov.cli import app, main
 from vmprov.cli.timeline import show_timelines
-from vmprov.engine.chart import chart
-from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
-from vmprov.engine.kept import record_json
-from vmprov.engine.timeline import sentence, verdict_from
+from vmprov.engine.evidence.chart import chart
+from vmprov.engine.evidence.collect import collect
+from vmprov.engine.evidence.kept import record_json
+from vmprov.engine.evidence.timeline import sentence, verdict_from
 from vmprov.errors import Failed, NotFound
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.hosts.fake import FakeHost

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.simulated import hypervisor_of, wanted
 from vmprov import Settings, Vmprov
-from vmprov.engine.turns import BootTurns
+from vmprov.engine.scheduling.turns import BootTurns
 from vmprov.errors import Interrupted
 from vmprov.events import Event, Note
 from vmprov.paths import Home
@@ -24,7 +24,7 @@ def most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Say how many VMs may boot at once."""
 
     def say(number: int) -> None:
-        monkeypatch.setattr("vmprov.engine.turns.sensible_parallelism", lambda *_, **__: number)
+        monkeypatch.setattr("vmprov.engine.scheduling.turns.sensible_parallelism", lambda *_, **__: number)
 
     return say
 

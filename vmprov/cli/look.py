@@ -20,7 +20,7 @@ from vmprov.cli.options import (
     selector_option,
 )
 from vmprov.cli.timeline import ON_STDOUT, show_timelines
-from vmprov.engine.timeline import sentence, verdict_from
+from vmprov.engine.evidence.timeline import sentence, verdict_from
 from vmprov.errors import NotFound
 from vmprov.lab import Vmprov
 from vmprov.spec.quantities import format_size

@@ -48,8 +48,8 @@ def _tell(event: Event) -> None:
 def _doctor(vmprov: Vmprov, name: str) -> dict[str, str]:
     """What the doctor finds about the machine's host, if that is up and quick."""
     from vmprov.doctor import examine
-    from vmprov.engine.kept import find_vm
-    from vmprov.engine.report import within
+    from vmprov.engine.evidence.kept import find_vm
+    from vmprov.engine.evidence.report import within
 
     uri = find_vm(vmprov.home, vmprov.store, name).vm.host
 

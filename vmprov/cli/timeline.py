@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vmprov.cli.options import print_json, print_table
-from vmprov.engine.timeline import sentence, verdict_from
+from vmprov.engine.evidence.timeline import sentence, verdict_from
 from vmprov.errors import Failed, SpecError
 from vmprov.lab import Vmprov
 from vmprov.views import StageStay, Timeline
@@ -38,7 +38,7 @@ def show_timelines(vmprov: Vmprov, name: str, file: str, *, as_json: bool) -> No
 
 
 def _draw(timelines: Sequence[Timeline], path: Path) -> None:
-    from vmprov.engine.chart import chart
+    from vmprov.engine.evidence.chart import chart
 
     try:
         path.write_text(chart(timelines), encoding="utf-8")

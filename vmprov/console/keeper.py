@@ -29,7 +29,7 @@ from vmprov.settings import Settings
 from vmprov.waiting import Deadline, wait_until
 
 # What runs a keeper in a process of its own.
-_PROGRAM = "vmprov.engine.guard"
+_PROGRAM = "vmprov.engine.judging.guard"
 # Seconds between two looks at the captures: while one grows, and after a while in which none did.
 _INTERVAL = 0.02
 _IDLE_INTERVAL = 0.05

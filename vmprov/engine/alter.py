@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
-from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
-from vmprov.engine.definition import keep_definition, kept_definition
-from vmprov.engine.nics import connect
+from vmprov.engine.judging.ready import proof_of
+from vmprov.engine.judging.watch import Beginning, begin
+from vmprov.engine.objects.annotate import annotate
+from vmprov.engine.objects.definition import keep_definition, kept_definition
+from vmprov.engine.objects.nics import connect
+from vmprov.engine.objects.prepare import disk_volume, make_consoles, make_disk, prepare_networks
 from vmprov.engine.plan import Change, wishes_of
-from vmprov.engine.prepare import disk_volume, make_consoles, make_disk, prepare_networks
-from vmprov.engine.ready import proof_of
-from vmprov.engine.watch import Beginning, begin
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState

@@ -9,13 +9,13 @@ from pydantic import SecretStr
 from vmprov.engine.admit import admit
 from vmprov.engine.context import Context
 from vmprov.engine.create import room
-from vmprov.engine.nics import made_for
-from vmprov.engine.orchestration import Orchestration, environ_of
+from vmprov.engine.objects.nics import made_for
+from vmprov.engine.objects.orchestration import Orchestration, environ_of
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import Action, Change, Plan
 from vmprov.engine.records import record, record_again
+from vmprov.engine.scheduling.steps import OnFailure
 from vmprov.engine.secrets import Secrets
-from vmprov.engine.steps import OnFailure
 from vmprov.engine.wanted import Wanted
 from vmprov.engine.work import Work
 from vmprov.spec.write import to_yaml

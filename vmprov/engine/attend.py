@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from vmprov.engine.at_work import is_at_work
 from vmprov.engine.context import Context
-from vmprov.engine.history import remember
-from vmprov.engine.orchestration import environ_of, found_again
-from vmprov.engine.ready import judge
+from vmprov.engine.judging.history import remember
+from vmprov.engine.judging.ready import judge
+from vmprov.engine.judging.watch import begun
+from vmprov.engine.objects.orchestration import environ_of, found_again
 from vmprov.engine.secrets import Secrets
-from vmprov.engine.watch import begun
 from vmprov.errors import Failed, NotFound
 from vmprov.hypervisor import DomainState
 from vmprov.images import Image

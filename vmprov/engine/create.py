@@ -7,11 +7,11 @@ from collections.abc import Callable
 from vmprov.capacity import memory_left
 from vmprov.engine.at_work import at_work, lab_turn
 from vmprov.engine.context import Context
-from vmprov.engine.orchestration import environ_of, find_orchestration
+from vmprov.engine.objects.orchestration import environ_of, find_orchestration
 from vmprov.engine.outcome import Outcome, blamed
 from vmprov.engine.records import record_request
+from vmprov.engine.scheduling.steps import OnFailure
 from vmprov.engine.secrets import Secrets
-from vmprov.engine.steps import OnFailure
 from vmprov.engine.wanted import flows_of, suited
 from vmprov.engine.work import Work
 from vmprov.locks import Turn

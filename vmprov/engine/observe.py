@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmprov.engine import base_volume
 from vmprov.engine.context import Context
+from vmprov.engine.objects import base_volume
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.hypervisor.definitions import parse_definition
 from vmprov.hypervisor.hardware import Hardware, read_hardware

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmprov.engine.collect import collect
 from vmprov.engine.context import Context
+from vmprov.engine.evidence.collect import collect
 from vmprov.errors import Interrupted, LibvirtFailed, NotFullyUndone, VmprovError, WaitTimeout
 from vmprov.flows.verdict import Kind
 from vmprov.paths import make_private

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine.context import Context
-from vmprov.engine.history import remember
-from vmprov.engine.prepare import make_consoles
-from vmprov.engine.ready import failure_of, judge, proof_of
+from vmprov.engine.judging.history import remember
+from vmprov.engine.judging.ready import failure_of, judge, proof_of
+from vmprov.engine.judging.watch import begin, begun
+from vmprov.engine.objects.prepare import make_consoles
 from vmprov.engine.renames import pending
-from vmprov.engine.watch import begin, begun
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.images import Image

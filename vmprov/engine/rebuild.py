@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from vmprov.engine.context import Context
 from vmprov.engine.create import room
-from vmprov.engine.orchestration import Orchestration, environ_of, find_orchestration, found_again
+from vmprov.engine.objects.orchestration import Orchestration, environ_of, find_orchestration, found_again
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import spec_of
 from vmprov.engine.records import record_again

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 from vmprov.addressing import domain_name
 from vmprov.console.ports import relay_path
-from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
-from vmprov.engine.prepare import disk_volume, make_consoles
-from vmprov.engine.remove import discard_logs
+from vmprov.engine.objects.annotate import annotate
+from vmprov.engine.objects.prepare import disk_volume, make_consoles
+from vmprov.engine.objects.remove import discard_logs
 from vmprov.engine.renames import FORMER_NAME, NEW_NAME, pending
-from vmprov.engine.steps import Step, StepState
+from vmprov.engine.scheduling.steps import Step, StepState
 from vmprov.errors import Failed, NameTaken, VmprovError
 from vmprov.hypervisor import DomainState, Mark
 from vmprov.hypervisor.definitions import with_captures_in, with_name, with_owner

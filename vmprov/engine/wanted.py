@@ -15,7 +15,7 @@ from vmprov.spec.machine import Machine
 from vmprov.store import VMRecord
 
 if TYPE_CHECKING:
-    from vmprov.engine.orchestration import Orchestration
+    from vmprov.engine.objects.orchestration import Orchestration
     from vmprov.flows.grammar import Flow
 
 M = TypeVar("M", bound=Machine)
@@ -72,7 +72,7 @@ def _orchestrations(ctx: Context, vms: Iterable[VMSpec], flows: Mapping[str, Flo
     """What the machines of each flow have to know of an orchestrator, where they need one."""
     if not flows:
         return {}
-    from vmprov.engine.orchestration import find_orchestration
+    from vmprov.engine.objects.orchestration import find_orchestration
 
     found = {
         vm.flow: find_orchestration(ctx, vm, flows[vm.flow]) for vm in {vm.flow: vm for vm in vms if vm.flow}.values()

@@ -17,20 +17,20 @@ from vmprov.capacity import MEMORY_OVERHEAD_PER_VM
 from vmprov.console.keeper import ensure_keeper
 from vmprov.drivers import Order
 from vmprov.engine.alter import Alteration
-from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
-from vmprov.engine.definition import keep_definition
-from vmprov.engine.history import remember
-from vmprov.engine.orchestration import Inventory, Orchestration, enrol
+from vmprov.engine.judging.history import remember
+from vmprov.engine.judging.ready import Judged, NotReady, judge, proof_of
+from vmprov.engine.judging.watch import Beginning, begin
+from vmprov.engine.objects.annotate import annotate
+from vmprov.engine.objects.definition import keep_definition
+from vmprov.engine.objects.orchestration import Inventory, Orchestration, enrol
+from vmprov.engine.objects.prepare import prepare_lab, prepare_vm
+from vmprov.engine.objects.remove import remove_lab_if_empty, remove_vm, take_down
 from vmprov.engine.outcome import Outcome, failure_class, save_logs, verdict_kind
 from vmprov.engine.plan import Change
-from vmprov.engine.prepare import prepare_lab, prepare_vm
-from vmprov.engine.ready import Judged, NotReady, judge, proof_of
-from vmprov.engine.remove import remove_lab_if_empty, remove_vm, take_down
-from vmprov.engine.run import Run
-from vmprov.engine.steps import OnFailure, Step
-from vmprov.engine.turns import BootTurns, boots_at_once
-from vmprov.engine.watch import Beginning, begin
+from vmprov.engine.scheduling.run import Run
+from vmprov.engine.scheduling.steps import OnFailure, Step
+from vmprov.engine.scheduling.turns import BootTurns, boots_at_once
 from vmprov.errors import NotFound, NotFullyUndone, Protected, VmprovError
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import Verdict

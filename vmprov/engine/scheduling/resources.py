@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 
-from vmprov.engine.steps import Step
+from vmprov.engine.scheduling.steps import Step
 
 
 class Resources:

@@ -3,8 +3,8 @@
 While a VM is made, whoever waits for it judges it. From then on, the keeper's process does: a kernel that panics in
 a VM that had been ready makes its verdict ``failed``, whether or not anybody watches.
 
-``python -m vmprov.engine.guard STATE-DIRECTORY LIMIT`` starts the keeper with this in the background, unless there
-is one.
+``python -m vmprov.engine.judging.guard STATE-DIRECTORY LIMIT`` starts the keeper with this in the background, unless
+there is one.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from vmprov import ssh
 from vmprov.engine.context import Context
-from vmprov.engine.watch import INTERVAL, LAG, Beginning, VMWire, Watch
+from vmprov.engine.judging.watch import INTERVAL, LAG, Beginning, VMWire, Watch
 from vmprov.errors import Failed, HostNotReady, Interrupted, LibvirtFailed, VmprovError, WaitTimeout
 from vmprov.flows.grammar import Expectation, Flow, Stage
 from vmprov.flows.load import load_flow

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from vmprov.engine.annotate import annotate
 from vmprov.engine.context import Context
-from vmprov.engine.ready import Judged
+from vmprov.engine.judging.ready import Judged
+from vmprov.engine.objects.annotate import annotate
 from vmprov.store import Run, VMRecord
 
 

@@ -21,14 +21,14 @@ from vmprov.console.capture import Capture
 from vmprov.console.index import times_path
 from vmprov.console.inputs import inputs_path, read_inputs
 from vmprov.console.lines import Line, Selection, captured
-from vmprov.engine.collect import COLLECTED, collect, reason
 from vmprov.engine.context import Context
-from vmprov.engine.kept import RECORD, Kept
-from vmprov.engine.readme import TITLE, readme
+from vmprov.engine.evidence.collect import COLLECTED, collect, reason
+from vmprov.engine.evidence.kept import RECORD, Kept
+from vmprov.engine.evidence.readme import TITLE, readme
+from vmprov.engine.evidence.repeat import create_command
+from vmprov.engine.evidence.timeline import read_timeline
 from vmprov.engine.redact import Redactor
-from vmprov.engine.repeat import create_command
 from vmprov.engine.secrets import Secrets
-from vmprov.engine.timeline import read_timeline
 from vmprov.errors import Failed, NameTaken, SpecError, VmprovError
 from vmprov.flows.grammar import Flow
 from vmprov.store import VMRecord

@@ -14,8 +14,8 @@ from datetime import datetime
 from vmprov.containers.engine import Engine
 from vmprov.engine.at_work import at_work, holder, lab_turn
 from vmprov.engine.context import Context
-from vmprov.engine.leftovers import Find, on_host
-from vmprov.engine.remains import in_containers, in_state_directory
+from vmprov.engine.garbage.leftovers import Find, on_host
+from vmprov.engine.garbage.remains import in_containers, in_state_directory
 from vmprov.engine.renames import pending
 from vmprov.engine.work import Work
 from vmprov.errors import HostNotReady, VmprovError

@@ -9,8 +9,8 @@ from itertools import islice
 
 from vmprov import addressing
 from vmprov.addressing import PER_VM_PREFIX, SHARED_PREFIX, Subnet, free_subnets
-from vmprov.engine import adoption
 from vmprov.engine.context import Context
+from vmprov.engine.objects import adoption
 from vmprov.errors import Failed, NameTaken
 from vmprov.hypervisor import Mark, Network, foreign
 from vmprov.networks import BRIDGE, Boot, NetworkPlan, Reservation

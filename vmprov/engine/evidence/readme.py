@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from vmprov.engine.repeat import exact_size
-from vmprov.engine.timeline import sentence, verdict_of
+from vmprov.engine.evidence.repeat import exact_size
+from vmprov.engine.evidence.timeline import sentence, verdict_of
 from vmprov.store import VMRecord
 from vmprov.views import Timeline
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from vmprov.console import ports
 from vmprov.console.relay import daemon_log
 from vmprov.drivers import DataDisk, Firmware, Order, Uart
-from vmprov.engine import base_volume, nics
 from vmprov.engine.context import Context
+from vmprov.engine.objects import base_volume, nics
 from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark

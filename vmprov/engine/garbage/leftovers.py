@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vmprov.engine import adoption, base_volume
+from vmprov.engine.objects import adoption, base_volume
 from vmprov.errors import InUse
 from vmprov.hosts import Host
 from vmprov.hypervisor import Domain, Hypervisor, foreign

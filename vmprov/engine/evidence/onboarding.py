@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vmprov.console.capture import Capture
 from vmprov.console.text import Stripper
-from vmprov.engine.kept import Kept
-from vmprov.engine.timeline import read_timeline, sentence, verdict_of
+from vmprov.engine.evidence.kept import Kept
+from vmprov.engine.evidence.timeline import read_timeline, sentence, verdict_of
 from vmprov.flows.verdict import Verdict
 from vmprov.views import Onboarding
 

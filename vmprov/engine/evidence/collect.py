@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmprov.addressing import network_name
 from vmprov.engine.context import Context
-from vmprov.engine.kept import RECORD, record_json
+from vmprov.engine.evidence.kept import RECORD, record_json
 from vmprov.errors import Failed, NotFound, VmprovError
 from vmprov.store import VMRecord
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from vmprov.console.ports import drafts
 from vmprov.containers.engine import LOCK_LABEL, Container, Engine
 from vmprov.drivers.box import orphaned_boxes
-from vmprov.engine import adoption, base_volume
-from vmprov.engine.leftovers import Find, remove_path
+from vmprov.engine.garbage.leftovers import Find, remove_path
+from vmprov.engine.objects import adoption, base_volume
 from vmprov.engine.renames import NEW_NAME
 from vmprov.images import staging_lock
 from vmprov.locks import is_held, remove_unheld

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from vmprov.console.index import Mark, Moment, Times, TimesWriter, encode, machine_run
 from vmprov.console.links import Link, PortLink, open_link
 from vmprov.console.transcript import Piece
-from vmprov.engine.watch import INTERVAL, Beginning, Watch, keep_beginning
+from vmprov.engine.judging.watch import INTERVAL, Beginning, Watch, keep_beginning
 from vmprov.errors import Failed, HostNotReady, Interrupted
 from vmprov.flows.grammar import Flow
 from vmprov.flows.verdict import StageTime, Verdict
@@ -70,17 +70,17 @@ class PortWire:
             position += len(data)
 
     def take(self) -> list[Piece]:
-        """See :meth:`vmprov.engine.watch.Wire.take`."""
+        """See :meth:`vmprov.engine.judging.watch.Wire.take`."""
         with self._lock:
             pieces, self._pieces = self._pieces, []
         return pieces
 
     def log(self, console: int) -> Path:  # noqa: ARG002 - a port is one console
-        """See :meth:`vmprov.engine.watch.Wire.log`."""
+        """See :meth:`vmprov.engine.judging.watch.Wire.log`."""
         return self._log
 
     def typing(self, console: int) -> AbstractContextManager[Link]:  # noqa: ARG002
-        """See :meth:`vmprov.engine.watch.Wire.typing`; the port is ours all the time."""
+        """See :meth:`vmprov.engine.judging.watch.Wire.typing`; the port is ours all the time."""
         return self._typing()
 
     @contextmanager
@@ -95,7 +95,7 @@ class PortWire:
         return Failed(f"the serial port {self._url} is gone", hint="see whether it is still plugged in")
 
     def close(self) -> None:
-        """See :meth:`vmprov.engine.watch.Wire.close`."""
+        """See :meth:`vmprov.engine.judging.watch.Wire.close`."""
         self._closing = True
         self._thread.join()
         self._link.close()

@@ -15,8 +15,8 @@ from graphlib import TopologicalSorter
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from vmprov.engine.resources import Resources
-from vmprov.engine.steps import OnFailure, Step, StepState, Together
+from vmprov.engine.scheduling.resources import Resources
+from vmprov.engine.scheduling.steps import OnFailure, Step, StepState, Together
 from vmprov.errors import Failed, Interrupted, VmprovError
 from vmprov.waiting import Cancel
 

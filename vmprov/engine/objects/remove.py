@@ -12,9 +12,9 @@ from contextlib import suppress
 from functools import partial
 
 from vmprov.console.ports import remove_port
-from vmprov.engine import adoption, base_volume, orchestration
 from vmprov.engine.context import Context
-from vmprov.engine.prepare import disk_volume
+from vmprov.engine.objects import adoption, base_volume, orchestration
+from vmprov.engine.objects.prepare import disk_volume
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign

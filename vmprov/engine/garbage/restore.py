@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmprov.engine import base_volume
+from vmprov.engine.objects import base_volume
 from vmprov.errors import DatabaseBroken, NameTaken, VmprovError
 from vmprov.hosts import Host
 from vmprov.hypervisor import Domain, foreign
