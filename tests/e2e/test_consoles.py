@@ -165,11 +165,12 @@ def test_a_guest_that_prints_binary_at_full_speed_is_captured_followed_and_still
     wanted = cli("ssh", "con-1", "--", "sha256sum < /tmp/noise").out.split()[0]
     begin = machine.console.position
     follower = cli.start("logs", "con-1", "-f", "--json", "--grep", "the noise is over")
+    # Noise may end within a control string, which would swallow the rest of its line.
     cli(
         "ssh",
         "con-1",
         "--",
-        "cat /tmp/noise > /dev/ttyS0; stty -F /dev/ttyS0 sane; echo the noise is over > /dev/ttyS0",
+        r"cat /tmp/noise > /dev/ttyS0; stty -F /dev/ttyS0 sane; printf '\nthe noise is over\n' > /dev/ttyS0",
     )
 
     assert follower.stdout is not None
