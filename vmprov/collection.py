@@ -26,11 +26,14 @@ class Collection(Workspace):
         """
         return self._collector(self._hosts_to_look_at(hosts), dry_run=dry_run).collect()
 
-    def expire(self) -> list[str]:
-        """Remove VMs whose time is up; returns their names. Where somebody is at work on the lab, they stay for now."""
+    def expire(self, *, but: str = "") -> list[str]:
+        """Remove VMs whose time is up; returns their names. Where somebody is at work on the lab, they stay for now.
+
+        ``but``: a lab whose VMs stay.
+        """
         if not self.store.expired():
             return []
-        result = self._collector([], dry_run=False).expire()
+        result = self._collector([], dry_run=False).expire(but=but)
         for one in result.leftovers:
             told = f"could not be removed: {one.problem}" if one.problem else "is removed"
             self.events.emit(Note(text=f"{one.name} {told}: {one.why}"))

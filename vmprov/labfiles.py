@@ -50,7 +50,7 @@ class LabFiles(Collection):
         from vmprov.engine.outcome import exit_code
         from vmprov.engine.wanted import plan_lab, wanted
 
-        self.expire()
+        self.expire(but=lab.lab)
         ctx = self.context(lab.host, lab.driver)
         whole = wanted(ctx, lab)
         ctx.host.up(self.events)

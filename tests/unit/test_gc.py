@@ -22,6 +22,7 @@ from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.locks import Turn
 from vmprov.networks import Boot, adopted_xml
 from vmprov.paths import Home
+from vmprov.spec.load import parse_lab
 from vmprov.store import Store
 from vmprov.views import GcResult
 
@@ -433,6 +434,21 @@ def test_the_next_command_removes_a_machine_whose_time_is_up(
 
     assert not vmprov.store.has_vm("vm-1") and vmprov.store.has_vm("vm-2")
     assert [note.partition(":")[0] for note in notes] == ["vm-1 is removed"]
+
+
+def test_who_wants_a_machine_in_a_file_begins_its_time_again_and_is_told_so(vmprov: Vmprov) -> None:
+    lab = parse_lab("lab: trial\ndefaults: {driver: fake, image: ''}\nvms: {a: {ttl: 1h, disks: [1GiB]}}", "lab.yaml")
+    vmprov.apply(lab)
+    before = vmprov.store.vm("a")
+    vmprov.store.update_vm("a", expires=time.time() - 1)
+
+    (change,) = vmprov.plan(lab).changes
+    assert vmprov.apply(lab).ok
+
+    assert [str(reason) for reason in change.reasons] == ["ttl: its time is up -> 1h"]
+    after = vmprov.store.vm("a")
+    assert (after.uuid, after.expires) == (before.uuid, pytest.approx(time.time() + 3600, abs=60))
+    assert not vmprov.plan(lab)
 
 
 def test_a_command_that_only_looks_removes_nothing(vmprov: Vmprov) -> None:

@@ -41,3 +41,9 @@ def test_a_duration_is_a_number_and_perhaps_a_unit(text: str, seconds: float) ->
 def test_a_duration_without_a_clear_meaning_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+def test_a_duration_ends_before_the_calendar_does() -> None:
+    assert parse_duration("36500d") == 36500 * 86400
+    with pytest.raises(ValueError, match="'36501d' is more than 100 years"):
+        parse_duration("36501d")

@@ -15,7 +15,8 @@ import pytest
 
 from tests.unit.simulated import forget, hypervisor_of, told_to, wanted
 from vmprov import Settings, Vmprov
-from vmprov.errors import DatabaseBroken, HostNotReady
+from vmprov.engine.judging.guard import Guard
+from vmprov.errors import DatabaseBroken, HostNotReady, NameTaken
 from vmprov.hypervisor.fake import FakeHypervisor
 from vmprov.paths import Home
 from vmprov.spec.load import parse_lab
@@ -128,6 +129,41 @@ def test_what_was_recorded_again_can_be_used_and_removed(vmprov: Vmprov, fake: F
     deleted = vmprov.delete(everything=True)
     assert (deleted.deleted, list(deleted.failed)) == (["vm-1", "vm-2", "web-1"], [])
     assert (fake.domains(), fake.networks(), fake.volumes(POOL), vmprov.store.labs()) == ([], [], [], [])
+
+
+def test_machines_that_are_not_recorded_any_more_lose_nothing_to_who_wants_their_names(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    lab = parse_lab("lab: trial\ndefaults: {driver: fake, image: ''}\nvms: {a: {disks: [1GiB]}, b: {}}", "lab.yaml")
+    vmprov.apply(lab)
+    files = {path: path.read_bytes() for kind in ("vms", "labs") for path in (vmprov.home.root / kind).rglob("*.*")}
+    domains = {one.name: fake.domain_xml(one.name) for one in fake.domains()}
+    forget(vmprov)
+
+    with pytest.raises(NameTaken, match=r"has a domain called 'vmprov-.*-a' already, and nothing is recorded"):
+        vmprov.apply(lab)
+    with pytest.raises(NameTaken):
+        vmprov.create(wanted(count=None, name="b", image=""))
+
+    assert {one.name: fake.domain_xml(one.name) for one in fake.domains()} == domains
+    assert {path: path.read_bytes() for path in files} == files
+    assert vmprov.rebuild_records().vms == ["a", "b"]
+    assert not vmprov.plan(lab)
+
+
+def test_machines_are_guarded_on_by_new_records(vmprov: Vmprov) -> None:
+    vmprov.create(wanted(count=1, flow="login"))
+    guard = Guard(vmprov.home)
+    guard.look()
+    forget(vmprov)
+    vmprov.rebuild_records()
+    guard.look()
+
+    with vmprov.home.console_log("vm-1", 0).open("ab") as log:
+        log.write(b"Kernel panic - not syncing: lost\r\n")
+    guard.look()
+
+    assert (vmprov.vms()[0].verdict, vmprov.vms()[0].why) == ("failed", "The kernel gave up.")
 
 
 def test_new_machines_get_numbers_that_nobody_had(vmprov: Vmprov) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,7 +13,7 @@ from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
 from vmprov.spec.lab import VMSpec
 from vmprov.spec.machine import Disk
-from vmprov.spec.quantities import format_size
+from vmprov.spec.quantities import exact_duration, format_size
 from vmprov.spec.wishes import Wishes
 from vmprov.store import VMRecord
 
@@ -107,8 +107,11 @@ def make_plan(
     wanted: Sequence[VMSpec],
     records: Sequence[VMRecord],
     seen: Mapping[str, Seen],
+    expired: Container[str] = (),
 ) -> Plan:
     """What makes the lab as it is wanted; a record whose VM is not wanted (any more) is deleted.
+
+    ``expired``: VMs whose time is up. Where they are wanted still, it begins again.
 
     Raises :class:`Protected` if a protected VM would lose data.
     """
@@ -123,7 +126,7 @@ def make_plan(
             action = Action.ADOPT if spec.domain else Action.CREATE
             changes.append(Change(action, spec.name, reasons, wanted=spec))
             continue
-        change = _change(spec, record, seen[spec.name])
+        change = _change(spec, record, seen[spec.name], expired=spec.name in expired)
         if change is None:
             kept.append(spec.name)
         else:
@@ -160,9 +163,9 @@ def drift_of(record: VMRecord, seen: Seen) -> tuple[Reason, ...]:
     return tuple(_drift(record, seen))
 
 
-def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Change | None:
     """Whatever machine the file describes: a domain that is not ours stays as it is."""
-    reasons = [*_about_record(spec, record), *drift_of(record, seen)]
+    reasons = [*_about_record(spec, record, expired=expired), *drift_of(record, seen)]
     if spec.ttl != record.machine.ttl:
         reasons.append(Reason("ttl", _told("ttl", record.machine.ttl), _told("ttl", spec.ttl)))
     if not reasons:
@@ -171,12 +174,13 @@ def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | N
     return Change(action, spec.name, tuple(reasons), spec, record)
 
 
-def _change(spec: VMSpec, record: VMRecord, seen: Seen) -> Change | None:
+def _change(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Change | None:
     if record.adopted:
-        return _change_of_adopted(spec, record, seen)
+        return _change_of_adopted(spec, record, seen, expired=expired)
     machine, before = wishes_of(spec), record.machine
     differences = list(_differences(before, machine)) if machine != before else []
-    reasons = (*(reason for reason, _ in differences), *_about_record(spec, record), *drift_of(record, seen))
+    ours = _about_record(spec, record, expired=expired)
+    reasons = (*(reason for reason, _ in differences), *ours, *drift_of(record, seen))
     if not reasons:
         return None
     heaviest = max((cost for _, cost in differences), default=_Cost.NONE)
@@ -259,6 +263,8 @@ def _kept(disk: Disk, wanted: Sequence[Disk]) -> bool:
 def _told(name: str, value: object) -> str:
     if name in _SIZES and isinstance(value, int):
         return format_size(value)
+    if name == "ttl" and isinstance(value, float):
+        return exact_duration(value)
     if name == "disks" and isinstance(value, tuple):
         return ", ".join(f"{disk.name} ({format_size(disk.size)})" for disk in value) or "none"
     if isinstance(value, tuple):
@@ -266,8 +272,10 @@ def _told(name: str, value: object) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _about_record(spec: VMSpec, record: VMRecord) -> Iterator[Reason]:
+def _about_record(spec: VMSpec, record: VMRecord, *, expired: bool) -> Iterator[Reason]:
     """What only we know of a VM, and its guest does not notice."""
+    if expired and spec.ttl == record.machine.ttl:
+        yield Reason("ttl", "its time is up", _told("ttl", spec.ttl))
     if dict(spec.labels) != dict(record.labels):
         yield Reason("labels", _labels(record.labels), _labels(spec.labels))
     if spec.protect != record.protected:

@@ -54,6 +54,7 @@ def record(
     with ctx.store.transaction():
         if ask_host:
             check_room(ctx, [spec.memory for spec in wanted])
+            _check_domains(ctx, [spec.name for spec in wanted])
         _check_names(ctx, lab, [spec.name for spec in wanted])
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         former = ctx.store.leased(host="", kind=FORMER_NAME)
@@ -72,6 +73,18 @@ def _check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
         )
     if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
         raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
+
+
+def _check_domains(ctx: Context, names: Sequence[str]) -> None:
+    """Raise :class:`NameTaken` for a domain of ours that is not recorded: it and its files would be lost."""
+    recorded = {vm.domain for vm in ctx.store.vms() if vm.host == ctx.host.name}
+    wanted = {addressing.domain_name(ctx.store.installation, name) for name in names} - recorded
+    for domain in ctx.hypervisor.domains():
+        if domain.name in wanted and domain.mark is not None and domain.mark.installation == ctx.store.installation:
+            raise NameTaken(
+                f"{ctx.host.name} has a domain called {domain.name!r} already, and nothing is recorded of it",
+                hint="record it again: vmprov gc --rebuild",
+            )
 
 
 def _disk_size(spec: Machine, image: Image | None) -> int:

@@ -86,7 +86,8 @@ def plan_lab(ctx: Context, lab: Wanted) -> Plan:
     records = ctx.store.vms(lab.lab.lab)
     _refuse_others(ctx, lab)
     _check_domains(ctx, lab, records)
-    return make_plan(lab.lab.lab, lab.lab.vms, records, observe(ctx, records) if records else {})
+    expired = {vm.name for vm in ctx.store.expired()}
+    return make_plan(lab.lab.lab, lab.lab.vms, records, observe(ctx, records) if records else {}, expired)
 
 
 def _check_domains(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) -> None:

@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from vmprov.documents import shown
-from vmprov.spec.quantities import exact_size, format_size, parse_duration, parse_size
+from vmprov.spec.quantities import LONGEST_DURATION, exact_size, format_size, parse_duration, parse_size
 
 
 class Form:
@@ -61,6 +61,8 @@ def _duration(value: object, _from_file: bool) -> object:
     if not isinstance(value, str | int | float | None) or isinstance(value, bool):
         raise ValueError(f"must be a duration such as 5m, not {shown(value)}")
     seconds = parse_duration(value) if isinstance(value, str) else value
+    if seconds is not None and seconds > LONGEST_DURATION:
+        raise ValueError(f"must be at most 100 years, not {shown(value)}")
     return round(seconds, 3) if isinstance(seconds, float) else seconds
 
 

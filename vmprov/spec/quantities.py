@@ -62,8 +62,12 @@ def exact_duration(seconds: float) -> str:
     return next(f"{thousandths // factor}{unit}" for unit, factor in units if thousandths % factor == 0)
 
 
+# Calendars end, and so do what files and databases tell of times.
+LONGEST_DURATION = 100 * 365 * 86400.0
+
+
 def parse_duration(text: str) -> float:
-    """Seconds: ``90``, ``90s``, ``5m``, ``1.5h``. Raises :class:`ValueError` saying what is wrong.
+    """Seconds: ``90``, ``90s``, ``5m``, ``1.5h``; 100 years at most. Raises :class:`ValueError` saying what is wrong.
 
     >>> parse_duration("5m"), parse_duration("90")
     (300.0, 90.0)
@@ -71,4 +75,7 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text.strip())
     if not found or float(found.group(1)) <= 0:
         raise ValueError(f"{text!r} is not a duration; write for example 90s, 5m or 1h")
-    return float(found.group(1)) * _SECONDS[found.group(2)]
+    seconds = float(found.group(1)) * _SECONDS[found.group(2)]
+    if seconds > LONGEST_DURATION:
+        raise ValueError(f"{text!r} is more than 100 years")
+    return seconds

@@ -30,6 +30,7 @@ class Guard:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._store: Store | None = None
+        self._database = 0  # its inode
         self._machines: dict[int, Machine] = {}
         self._positions: dict[Path, int] = {}
         self._guarded: dict[Path, VMRecord] = {}
@@ -53,12 +54,18 @@ class Guard:
                 self._judge(log, vm)
 
     def _ready(self) -> list[VMRecord]:
-        if not self._home.database.exists():
+        try:
+            database = self._home.database.stat().st_ino
+        except OSError:
             return []
+        if self._store is not None and database != self._database:
+            # It was lost, and another one is in its place.
+            self._store.close()
+            self._store = None
         if self._store is None:
             from vmprov.store import Store
 
-            self._store = Store(self._home.database)
+            self._store, self._database = Store(self._home.database), database
         return [vm for vm in self._store.vms() if vm.state == "ready" and vm.verdict == "success" and vm.flow]
 
     def _judged_until(self, log: Path) -> int:

@@ -11,7 +11,8 @@ from vmprov.errors import NotFound, VmprovError
 def annotate(ctx: Context, name: str) -> None:
     """Note what is recorded of a VM now. A domain that cannot be annotated is none the worse for it.
 
-    Somebody else's domain, which was only imported, is left as it is.
+    Somebody else's domain, which was only imported or has the name that ours would have, is left as it is: with the
+    note in it, records can be made again.
     """
     try:
         vm = ctx.store.vm(name)
@@ -19,4 +20,5 @@ def annotate(ctx: Context, name: str) -> None:
         return
     if not vm.adopted:
         with suppress(VmprovError):
-            ctx.hypervisor.annotate_domain(vm.domain, ctx.store.note(name))
+            if ctx.hypervisor.domain(vm.domain).uuid == vm.uuid:
+                ctx.hypervisor.annotate_domain(vm.domain, ctx.store.note(name))
