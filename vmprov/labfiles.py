@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vmprov.collection import Collection
-from vmprov.errors import Failed, Interrupted, NotFound
+from vmprov.errors import Failed, Interrupted, NotFound, SpecError
 from vmprov.views import ApplyResult, Drift
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LabFiles(Collection):
 
         ctx = self.context(lab.host, lab.driver)
         plan = plan_lab(ctx, wanted(ctx, lab))
-        return plan.only(_chosen(lab, plan, targets)) if targets else plan
+        return _targeted(lab, plan, targets) if targets else plan
 
     def apply(
         self,
@@ -57,7 +57,7 @@ class LabFiles(Collection):
         with at_work(ctx, lab.lab, "apply") as operation:
             plan = plan_lab(ctx, whole)
             if targets:
-                plan = plan.only(_chosen(lab, plan, targets))
+                plan = _targeted(lab, plan, targets)
             if expected is not None and plan.to_json() != expected.to_json():
                 raise Failed(f"lab {lab.lab} changed since the plan was shown", hint="look at the new plan")
             outcomes: list[Outcome] = []
@@ -97,6 +97,23 @@ class LabFiles(Collection):
                     reasons.insert(0, f"name: {vm.name} -> {new}")
                 found[vm.name] = Drift(vm=vm.name, lab=vm.lab, state=str(seen[vm.name].state), drift=reasons)
         return [found[vm.name] for vm in vms]
+
+
+def _targeted(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> Plan:
+    """The part of the plan that is about ``targets``.
+
+    Raises :class:`SpecError` if one of them comes after a VM that is not among them, and is not ready.
+    """
+    part = plan.only(_chosen(lab, plan, targets))
+    chosen = {change.name for change in part.changes}
+    awaited = {change.name for change in plan.changes if change.makes_ready} - chosen
+    for vm in lab.vms:
+        if vm.name in chosen and (missing := [name for name in lab.waits_for(vm) if name in awaited]):
+            raise SpecError(
+                f"{vm.name} comes after {', '.join(missing)}, which is not ready",
+                hint=f"add {' '.join(f'--target {name}' for name in missing)}",
+            )
+    return part
 
 
 def _chosen(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> list[str]:

@@ -151,6 +151,22 @@ def test_only_what_is_named_is_applied(vmprov: Vmprov) -> None:
         vmprov.plan(lab(THREE), targets=["nope"])
 
 
+def test_what_is_named_does_not_start_before_what_it_comes_after(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    for act in (vmprov.plan, vmprov.apply):
+        with pytest.raises(
+            SpecError, match=r"db comes after web-1, web-2, which is not ready; add --target web-1 --target web-2"
+        ):
+            act(lab(THREE), targets=["db"])
+    assert vmprov.vms() == []
+    vmprov.apply(lab(THREE), targets=["web"])
+
+    assert vmprov.apply(lab(THREE), targets=["db"]).ok
+    fake.power_off_domain(vmprov.store.vm("web-2").domain)
+    vmprov.delete(["db"])
+    with pytest.raises(SpecError, match="db comes after web-2, which is not ready"):
+        vmprov.apply(lab(THREE), targets=["db"])
+
+
 def test_a_machine_made_anew_keeps_its_numbers_and_its_data(vmprov: Vmprov, fake: FakeHypervisor) -> None:
     one = BASE + "vms: {vm: {firmware: %s, disks: [{name: data, size: 1GiB}]}}\n"
     vmprov.apply(lab(one % "bios"))

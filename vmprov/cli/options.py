@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,8 +126,15 @@ def report_outcomes(vms: Sequence[VMView]) -> None:
         print_table(columns, rows)
     for vm in vms:
         if vm.verdict not in ("success", ""):
-            told = f"{vm.name}: {vm.verdict}: {vm.why or 'no reason known'} [log: {vm.console_log}]"
+            told = f"{vm.name}: {vm.verdict}: {vm.why or 'no reason known'}{_where_logged(vm)}"
             click.echo(f"vmprov: {told}", err=True)
+
+
+def _where_logged(vm: VMView) -> str:
+    """Its log, or the directory of its files where nothing was captured; nothing where it has none."""
+    log = Path(vm.console_log)
+    there = [path for path in (log, log.parent) if vm.console_log and path.exists()]
+    return f" [log: {there[0]}]" if there else ""
 
 
 def report(failures: Sequence[Failure]) -> int:

@@ -63,6 +63,12 @@ class Change:
     lost: tuple[str, ...] = ()
 
     @property
+    def makes_ready(self) -> bool:
+        """Whether the VM is not ready before this was done."""
+        made = self.action in (Action.CREATE, Action.REPLACE, Action.ADOPT)
+        return made or any(reason.field == "state" for reason in self.reasons)
+
+    @property
     def boots(self) -> bool:
         """Whether a VM that exists may be powered on for this."""
         return self.reboot or self.action is Action.MEND or any(reason.field == "state" for reason in self.reasons)
