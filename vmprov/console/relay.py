@@ -7,6 +7,7 @@ comparing, so that a keeper can be killed at any moment without losing or doubli
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vmprov.console.index import Mark, Moment, TimesWriter, encode
@@ -47,12 +48,14 @@ class Relay:
 
     def look(self) -> None:
         """Copy what was added since the last look. What cannot be written now is copied later."""
-        if self._fd < 0 and not self._begin():
-            return
-        # What was written after the last look and before the daemon began another file is in ours, too.
-        rotated = not _same(self._source, self._fd)
-        if self._copy() and rotated:
-            self._next()
+        # The daemon may begin another file at any moment: then the next look goes on.
+        with suppress(FileNotFoundError):
+            if self._fd < 0 and not self._begin():
+                return
+            # What was written after the last look and before the daemon began another file is in ours, too.
+            rotated = not _same(self._source, self._fd)
+            if self._copy() and rotated:
+                self._next()
 
     def close(self) -> None:
         """Close its file."""
@@ -67,8 +70,9 @@ class Relay:
 
     def _begin(self) -> bool:
         """Go on where an earlier keeper was."""
-        files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in self._chain()]
+        files: list[int] = []
         try:
+            files += (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in self._chain())
             # Unless the daemon began another file just now, and one was taken twice.
             if not files or [os.fstat(fd).st_ino for fd in files] != [path.stat().st_ino for path in self._chain()]:
                 return False

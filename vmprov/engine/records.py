@@ -79,7 +79,7 @@ def _check_domains(ctx: Context, names: Sequence[str]) -> None:
     """Raise :class:`NameTaken` for a domain of ours that is not recorded: it and its files would be lost."""
     recorded = {vm.domain for vm in ctx.store.vms() if vm.host == ctx.host.name}
     wanted = {addressing.domain_name(ctx.store.installation, name) for name in names} - recorded
-    for domain in ctx.hypervisor.domains():
+    for domain in sorted(ctx.hypervisor.domains(), key=lambda domain: domain.name):
         if domain.name in wanted and domain.mark is not None and domain.mark.installation == ctx.store.installation:
             raise NameTaken(
                 f"{ctx.host.name} has a domain called {domain.name!r} already, and nothing is recorded of it",
