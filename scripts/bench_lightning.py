@@ -74,7 +74,7 @@ def _host(scratch: Path, count: int) -> Iterator[Engine]:
             _inside(vmprov.engine, "bash", "-c", _PREPARE)
             yield vmprov.engine
         finally:
-            vmprov.engine.objects.remove(_NAME)
+            vmprov.engine.remove(_NAME)
 
 
 def _inside(engine: Engine, *argv: str) -> float:
