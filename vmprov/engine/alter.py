@@ -152,8 +152,7 @@ class Alteration:
         else:
             cpus, memory, disk = machine.cpus, machine.memory, machine.disk or self._vm.disk
         expires = self._vm.expires
-        expired = self._vm.name in {vm.name for vm in self._ctx.store.expired()}
-        if expired or machine.ttl != self._vm.machine.ttl:
+        if any(reason.field == "ttl" for reason in self._change.reasons):
             expires = self._ctx.store.expiry(machine.ttl)
         self._ctx.store.update_vm(
             self._vm.name, cpus=cpus, memory=memory, disk=disk, spec=machine.model_dump_json(),

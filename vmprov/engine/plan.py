@@ -65,13 +65,16 @@ class Change:
     @property
     def makes_ready(self) -> bool:
         """Whether the VM is not ready before this was done."""
-        made = self.action in (Action.CREATE, Action.REPLACE, Action.ADOPT)
-        return made or any(reason.field == "state" for reason in self.reasons)
+        return self.action in (Action.CREATE, Action.REPLACE, Action.ADOPT) or self._mends_state
 
     @property
     def boots(self) -> bool:
         """Whether a VM that exists may be powered on for this."""
-        return self.reboot or self.action is Action.MEND or any(reason.field == "state" for reason in self.reasons)
+        return self.reboot or self.action is Action.MEND or self._mends_state
+
+    @property
+    def _mends_state(self) -> bool:
+        return any(reason.field == "state" for reason in self.reasons)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
