@@ -239,6 +239,95 @@ def test_a_machine_whose_disk_is_lost_is_made_anew(vmprov: Vmprov, fake: FakeHyp
     assert (result.ok, actions(vmprov, text)) == (True, {})
 
 
+DISKS = "vms: {vm: {disks: [{name: logs, size: 1GiB}, {name: data, size: 1GiB}, {name: kept, size: 1GiB}]}}\n"
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.STOPPED])
+def test_lost_data_disks_come_back_blank_and_the_rest_stays(
+    vmprov: Vmprov, fake: FakeHypervisor, state: DomainState
+) -> None:
+    vmprov.apply(lab(BASE + DISKS))
+    domain = domain_of(vmprov, "vm")
+    before = {volume.name for volume in fake.volumes("default")}
+    if state is DomainState.STOPPED:
+        fake.power_off_domain(domain)
+    for disk in ("logs", "data"):
+        fake.remove_volume("default", f"{domain}.{disk}.img")
+
+    change = vmprov.plan(lab(BASE + DISKS)).changes[0]
+    result = vmprov.apply(lab(BASE + DISKS))
+
+    assert (change.action.value, change.lost) == ("mend", ("logs", "data"))
+    assert change.reboot == (state is DomainState.RUNNING)
+    assert str(change.reasons[0]) == "disks: volumes logs, data are lost -> blank"
+    assert (result.ok, actions(vmprov, BASE + DISKS)) == (True, {})
+    assert {volume.name for volume in fake.volumes("default")} == before
+    assert fake.domain(domain).state is DomainState.RUNNING
+    vmprov.delete(everything=True)
+    assert left(vmprov) == set()
+
+
+def test_a_lost_data_disk_that_is_not_wanted_any_more_goes(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(BASE + DISKS))
+    fewer = BASE + "vms: {vm: {disks: [{name: kept, size: 1GiB}]}}\n"
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}.logs.img")
+
+    change = vmprov.plan(lab(fewer)).changes[0]
+    result = vmprov.apply(lab(fewer))
+
+    assert (change.action.value, change.lost, result.ok) == ("change", ("logs", "data"), True)
+    assert actions(vmprov, fewer) == {}
+    assert "logs" not in fake.domain_definition(domain_of(vmprov, "vm"))
+    assert {volume.name.split(".")[1] for volume in fake.volumes("default")} == {"img", "kept"}
+
+
+def test_a_protected_machine_does_not_get_a_blank_disk(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {protect: true, disks: [{size: 1GiB}]}}\n"
+    vmprov.apply(lab(text))
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}.data-1.img")
+
+    with pytest.raises(Protected):
+        vmprov.plan(lab(text))
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_variables_of_firmware_and_seeds_that_are_lost_are_made_again(
+    vmprov: Vmprov, fake: FakeHypervisor, image: str, renamed: bool
+) -> None:
+    text = BASE.replace("image: ''", f"image: {image}") + "vms: {%s: {firmware: uefi}}\n"
+    vmprov.apply(lab(text % "vm"))
+    if renamed:
+        vmprov.stop(["vm"])
+        vmprov.rename("vm", "other")
+        vmprov.start(["other"])
+    name = "other" if renamed else "vm"
+    lost = {volume.name for volume in fake.volumes("default") if volume.name.endswith((".nvram", "-seed.iso"))}
+    for volume in lost:
+        fake.remove_volume("default", volume)
+
+    change = vmprov.plan(lab(text % name)).changes[0]
+    result = vmprov.apply(lab(text % name))
+
+    assert (change.action.value, change.reboot, change.lost) == ("mend", False, ())
+    assert {reason.field for reason in change.reasons} == {"nvram", "seed"}
+    assert (len(lost), result.ok, actions(vmprov, text % name)) == (2, True, {})
+    assert lost <= {volume.name for volume in fake.volumes("default")}
+    vmprov.delete(everything=True)
+    assert left(vmprov) == set()
+
+
+def test_data_disks_do_not_shrink(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + DISKS))
+
+    with pytest.raises(SpecError) as refused:
+        vmprov.plan(lab(BASE + DISKS.replace("1GiB", "512MiB")))
+
+    assert [problem.partition(" has ")[0] for problem in refused.value.problems] == [
+        "vm: disks only grow: logs", "vm: disks only grow: data", "vm: disks only grow: kept",
+    ]  # fmt: skip
+    assert refused.value.hint == "a smaller disk needs another name"
+
+
 def test_what_was_kept_after_a_failure_is_made_anew(vmprov: Vmprov, fake: FakeHypervisor, image: str) -> None:
     text = BASE.replace("image: ''", f"image: {image}").replace("20s", "1s") + "vms: {vm: {}}\n"
     boots = fake.boot_transcript
@@ -266,6 +355,47 @@ def test_a_change_that_fails_gives_back_what_there_was(vmprov: Vmprov, fake: Fak
     assert (result.exit_code, after.memory, after.state) == (1, before.memory, "ready")
     assert fake.domain(after.domain).state is DomainState.RUNNING
     assert actions(vmprov, THREE) == {}
+
+
+def test_a_machine_that_was_off_is_off_again_if_it_fails_to_get_ready(
+    vmprov: Vmprov, fake: FakeHypervisor, image: str
+) -> None:
+    text = BASE.replace("image: ''", f"image: {image}").replace("20s", "1s") + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    vmprov.stop(["vm"])
+    fake.boot_transcript = "nothing to boot\r\n"
+
+    result = vmprov.apply(lab(text))
+
+    assert (result.exit_code, result.vms[0].verdict) == (1, "timeout")
+    assert fake.domain(domain_of(vmprov, "vm")).state is DomainState.STOPPED
+    assert actions(vmprov, text) == {"vm": "mend"}
+
+
+@pytest.mark.parametrize(
+    ("vms", "said"),
+    [
+        ("{vm: {image: nowhere}}", "no image called 'nowhere'"),
+        ("{vm: {image: big, disk: 1MiB}}", "a system disk of 1MiB is smaller than image big"),
+        ("{vm: {networks: theirs}}", "no network called 'theirs' on fake:"),
+        ("{vm: {count: 4, memory: 100GiB}}", "4 VMs do not fit on fake:"),
+        ("{web: {image: nowhere}}", "no image called 'nowhere'"),
+        ("{web: {firmware: uefi, networks: theirs}}", "no network called 'theirs' on fake:"),
+        ("{web: {memory: 900GiB}}", "more memory for web"),
+        ("{vm: {firmware: uefi, boot_certificates: /nowhere/x.pem}}", "/nowhere/x.pem"),
+    ],
+)
+def test_a_plan_that_cannot_be_done_is_refused_when_it_is_made(vmprov: Vmprov, home: Home, vms: str, said: str) -> None:
+    make_image(home, "big", virtual_size=1 << 30)
+    vmprov.apply(lab(BASE + "vms: {web: {}}\n"))
+    before = left(vmprov)
+    text = BASE + "networks: {theirs: {mode: existing}}\nvms: " + vms
+
+    with pytest.raises(SpecError) as refused:
+        vmprov.plan(lab(text))
+
+    assert said in str(refused.value)
+    assert left(vmprov) == before
 
 
 def test_a_failure_that_passes_is_no_failure(vmprov: Vmprov, fake: FakeHypervisor) -> None:

@@ -778,6 +778,48 @@ def test_a_file_can_name_a_domain_that_is_taken_in(vmprov: Vmprov, fake: FakeHyp
     assert fake.domain_definition("legacy") == theirs
 
 
+ORDERED = MIXED.replace("web: {}", "web: {after: [db]}").replace("labels: {role: db}", "labels: {role: db}, after: [a]")
+ORDERED += "  a: {}\n"
+
+
+def test_a_domain_that_is_off_is_taken_in_and_started_in_its_turn(
+    vmprov: Vmprov, fake: FakeHypervisor, theirs: str
+) -> None:
+    fake.power_off_domain("legacy")
+    lab = parse_lab(ORDERED, "lab.yaml")
+    stages = Stages()
+    vmprov.events.listen(stages)
+
+    plan = vmprov.plan(lab)
+    result = vmprov.apply(lab)
+
+    assert [str(reason) for reason in plan.changes[0].reasons] == [
+        "domain: legacy, as it is", "state: stopped -> running",
+    ]  # fmt: skip
+    assert (result.ok, [(vm.name, vm.state) for vm in result.vms]) == (
+        True, [("db", "running"), ("web", "running"), ("a", "running")],
+    )  # fmt: skip
+    moments = [("a", "ready"), ("db", "power on"), ("db", "ready"), ("web", "power on")]
+    assert [moment for moment in stages.seen if moment in moments] == moments
+    assert not vmprov.plan(lab)
+    assert fake.domain_definition("legacy") == theirs
+
+
+def test_a_domain_that_cannot_be_started_is_not_taken_in(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
+    fake.power_off_domain("legacy")
+    before = left(vmprov)
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name == "legacy")
+
+    result = vmprov.apply(parse_lab(ORDERED, "lab.yaml"))
+
+    assert {vm.name: (vm.verdict, vm.state) for vm in result.vms} == {
+        "db": ("failed", "removed"), "web": ("failed", "removed"), "a": ("success", "running"),
+    }  # fmt: skip
+    assert (fake.domain("legacy").state, fake.domain_definition("legacy")) == (DomainState.STOPPED, theirs)
+    vmprov.delete(everything=True)
+    assert left(vmprov) == before
+
+
 def test_apply_keeps_what_was_imported_if_the_file_names_it(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
     vmprov.import_domain("legacy", lab="mixed", name="db")
     lab = parse_lab(MIXED.replace("domain: legacy, ", "memory: 8GiB, "), "lab.yaml")

@@ -7,10 +7,11 @@ from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.judging.ready import proof_of
 from vmprov.engine.judging.watch import Beginning, begin
+from vmprov.engine.objects import volumes
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.definition import keep_definition, kept_definition
 from vmprov.engine.objects.nics import connect
-from vmprov.engine.objects.prepare import disk_volume, make_consoles, make_disk, prepare_networks
+from vmprov.engine.objects.prepare import make_consoles, make_disk, make_firmware, make_seed, prepare_networks
 from vmprov.engine.plan import Change, wishes_of
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.events import Note
@@ -33,6 +34,7 @@ class Alteration:
         self._vm: VMRecord = change.record
         self._definition = ""
         self._was_running = False
+        self._powered_on = False
         self._defined = False
         self._drifted = False
         self._grown: list[str] = []
@@ -53,9 +55,14 @@ class Alteration:
             ctx.hypervisor.resume_domain(vm.domain)
         if change.reboot:
             self._power_off()
-        if any(reason.field == "network" for reason in change.reasons):
+        fields = {reason.field for reason in change.reasons if reason.drift}
+        if "network" in fields:
             prepare_networks(ctx, [vm])
             connect(ctx, vm)
+        if "nvram" in fields:
+            make_firmware(ctx, vm, vm.machine)
+        if "seed" in fields:
+            make_seed(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()
         annotate(ctx, vm.name)
@@ -80,6 +87,8 @@ class Alteration:
         annotate(ctx, vm.name)
         if self._was_running:
             ctx.hypervisor.start_domain(vm.domain)
+        elif self._powered_on:
+            ctx.hypervisor.power_off_domain(vm.domain)
         if self._grown:
             told = ", ".join(self._grown)
             ctx.events.emit(Note(text=f"{vm.name} has what it had, but disks do not shrink: {told} stays larger"))
@@ -87,8 +96,8 @@ class Alteration:
     def drop_disks(self) -> None:
         """Remove the volumes of data disks that the VM no longer has."""
         ctx, vm = self._ctx, self._vm
-        for name in self._change.lost:
-            volume = disk_volume(ctx, vm, name)
+        for name in self._change.dropped:
+            volume = volumes.of_disk(ctx, vm, name)
             ctx.hypervisor.remove_volume(ctx.host.pool, volume)
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
@@ -111,7 +120,7 @@ class Alteration:
         if not missing:
             self._definition = ctx.hypervisor.domain_definition(vm.domain)
         # Of a definition that others changed, more may be wrong than we look at.
-        self._drifted = missing or any(reason.drift and reason.field in _DEFINED for reason in self._change.reasons)
+        self._drifted = missing or any(reason.drift and reason.field in _HARDWARE for reason in self._change.reasons)
         if not self._drifted and not fields & set(_DEFINED):
             return
         wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
@@ -119,7 +128,7 @@ class Alteration:
         definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
             self._grown.append("the system disk")
-            ctx.hypervisor.grow_volume(ctx.host.pool, disk_volume(ctx, vm, ""), wanted.disk)
+            ctx.hypervisor.grow_volume(ctx.host.pool, volumes.of_disk(ctx, vm, ""), wanted.disk)
         definition = self._with_data_disks(definition) if "disks" in fields else definition
         self._defined = not missing
         ctx.hypervisor.define_domain(definition)
@@ -129,9 +138,8 @@ class Alteration:
         ctx, vm = self._ctx, self._vm
         assert self._change.wanted is not None
         for disk in vm.machine.disks:
-            volume = ctx.hypervisor.volume(ctx.host.pool, disk_volume(ctx, vm, disk.name))
-            if volume is not None and disk.name in self._change.lost:
-                definition = without_disk(definition, volume.path)
+            if disk.name in self._change.dropped:
+                definition = without_disk(definition, disk.name)
         sizes = {disk.name: disk.size for disk in vm.machine.disks}
         for disk in self._change.wanted.disks:
             if disk.size > sizes.get(disk.name, disk.size):
@@ -166,9 +174,11 @@ class Alteration:
         ensure_keeper(ctx.home, ctx.settings, ctx.runner)
         flow, proof = proof_of(vm, None)
         beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
+        self._powered_on = True
         ctx.hypervisor.start_domain(vm.domain)
         return beginning
 
 
-# What a definition says.
-_DEFINED = ("cpus", "memory", "disk", "disks", "nics", "consoles")
+# What somebody else may have changed in a definition, and all that we change in one.
+_HARDWARE = ("cpus", "memory", "nics", "consoles")
+_DEFINED = (*_HARDWARE, "disk", "disks")

@@ -9,7 +9,6 @@ from pydantic import SecretStr
 from vmprov.engine.admit import admit
 from vmprov.engine.context import Context
 from vmprov.engine.create import room
-from vmprov.engine.objects.nics import made_for
 from vmprov.engine.objects.orchestration import Orchestration, environ_of
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import Action, Change, Plan
@@ -19,7 +18,7 @@ from vmprov.engine.secrets import Secrets
 from vmprov.engine.wanted import Wanted
 from vmprov.engine.work import Work
 from vmprov.spec.write import to_yaml
-from vmprov.store import Operation, VMRecord
+from vmprov.store import Operation
 
 
 def apply_plan(
@@ -47,7 +46,7 @@ def apply_plan(
     }
     secrets = _secrets(lab, orchestrations, made, ask)
     memory = room(ctx)
-    adopted = _record(ctx, lab, plan)
+    _record(ctx, lab, plan)
     work = Work(
         ctx, operation, plan.lab, on_failure=on_failure, parallel=parallel,
         memory=memory, flows={name: lab.flows.get(vm.flow) for name, vm in by_name.items()}, secrets=secrets,
@@ -57,36 +56,30 @@ def apply_plan(
         after = lab.lab.waits_for(by_name[change.name]) if change.name in by_name else ()
         if change.action in (Action.CREATE, Action.REPLACE):
             work.make(ctx.store.vm(change.name), after=after, anew=change.action is Action.REPLACE)
+        elif change.action is Action.ADOPT:
+            work.adopt(change, ctx.store.vm(change.name), after=after)
         elif change.action is Action.DELETE:
             work.remove(ctx.store.vm(change.name))
-        elif change.action is not Action.ADOPT:
+        else:
             work.change(change, after=after)
-    outcomes = {
-        vm.name: Outcome(vm, "success", str(ctx.hypervisor.domain(vm.domain).state), "", ctx.home.vm(vm.name))
-        for vm in adopted
-    }
-    outcomes |= {outcome.vm.name: outcome for outcome in work.do()}
+    outcomes = {outcome.vm.name: outcome for outcome in work.do()}
     return [outcomes[change.name] for change in plan.changes]
 
 
-def _record(ctx: Context, lab: Wanted, plan: Plan) -> list[VMRecord]:
-    """Write down what is going to be made, before any of it is; returns the VMs that are taken in, which is all."""
+def _record(ctx: Context, lab: Wanted, plan: Plan) -> None:
+    """Write down what is going to be made or taken in, before anything is done to it."""
     by_name = {vm.name: vm for vm in lab.lab.vms}
     actions = {change.name: change.action for change in plan.changes}
-    networks = made_for(lab.lab)
+    networks = lab.lab.made_networks
     with ctx.store.transaction():
+        for name, action in actions.items():
+            if action is Action.ADOPT:
+                admit(ctx, by_name[name].domain, lab=plan.lab, name=name, wishes=by_name[name])
+            elif action is Action.REPLACE:
+                record_again(ctx, by_name[name], networks=networks)
         if new := [by_name[name] for name, action in actions.items() if action is Action.CREATE]:
             record(ctx, plan.lab, new, networks=networks)
-        for name, action in actions.items():
-            if action is Action.REPLACE:
-                record_again(ctx, by_name[name], networks=networks)
-        adopted = [
-            admit(ctx, by_name[name].domain, lab=plan.lab, name=name, wishes=by_name[name])
-            for name, action in actions.items()
-            if action is Action.ADOPT
-        ]
         ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
-    return adopted
 
 
 def _secrets(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from vmprov.engine.observe import Seen
-from vmprov.errors import Protected
+from vmprov.errors import Protected, SpecError
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import Hardware
 from vmprov.spec.lab import VMSpec
-from vmprov.spec.machine import Disk
 from vmprov.spec.quantities import exact_duration, format_size
 from vmprov.spec.wishes import Wishes
 from vmprov.store import VMRecord
@@ -52,7 +51,10 @@ class Reason:
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one VM, why, and what it costs: whether it is off meanwhile, and which disks are lost."""
+    """What is done to one VM, why, and what it costs: whether it is off meanwhile, and which disks are lost.
+
+    Of a data disk whose volume is lost, what was on it is lost when the VM next starts, at the latest.
+    """
 
     action: Action
     name: str
@@ -66,6 +68,14 @@ class Change:
     def makes_ready(self) -> bool:
         """Whether the VM is not ready before this was done."""
         return self.action in (Action.CREATE, Action.REPLACE, Action.ADOPT) or self._mends_state
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Data disks that the VM does not have any more afterwards."""
+        if self.record is None or self.wanted is None:
+            return ()
+        wanted = {disk.name for disk in self.wanted.disks}
+        return tuple(disk.name for disk in self.record.machine.disks if disk.name not in wanted)
 
     @property
     def boots(self) -> bool:
@@ -120,9 +130,10 @@ def make_plan(
 ) -> Plan:
     """What makes the lab as it is wanted; a record whose VM is not wanted (any more) is deleted.
 
-    ``expired``: VMs whose time is up. Where they are wanted still, it begins again.
+    ``seen``: VMs that are recorded, and those whose domains are to be taken in, as they are. ``expired``: VMs whose
+    time is up. Where they are wanted still, it begins again.
 
-    Raises :class:`Protected` if a protected VM would lose data.
+    Raises :class:`Protected` if a protected VM would lose data, :class:`SpecError` if a data disk would shrink.
     """
     recorded = {vm.name: vm for vm in records}
     names = {spec.name for spec in wanted}
@@ -131,9 +142,9 @@ def make_plan(
     for spec in wanted:
         record = recorded.get(spec.name)
         if record is None:
-            reasons = (Reason("domain", f"{spec.domain}, as it is"),) if spec.domain else ()
-            action = Action.ADOPT if spec.domain else Action.CREATE
-            changes.append(Change(action, spec.name, reasons, wanted=spec))
+            changes.append(
+                _adoption(spec, seen[spec.name]) if spec.domain else Change(Action.CREATE, spec.name, wanted=spec)
+            )
             continue
         change = _change(spec, record, seen[spec.name], expired=spec.name in expired)
         if change is None:
@@ -144,6 +155,7 @@ def make_plan(
         if name not in names:
             lost = () if record.adopted else ("system disk", *(disk.name for disk in record.machine.disks))
             changes.append(Change(Action.DELETE, name, (Reason("name", "not in the file"),), record=record, lost=lost))
+    _refuse_shrinking(changes)
     _refuse_touching_protected(changes)
     return Plan(lab, tuple(changes), tuple(kept))
 
@@ -154,6 +166,22 @@ def _refuse_touching_protected(changes: Sequence[Change]) -> None:
     names = [name for name, record in records.items() if record.protected and record.state != "creating"]
     if names:
         raise Protected(*names)
+
+
+def _refuse_shrinking(changes: Sequence[Change]) -> None:
+    problems = []
+    for change in changes:
+        if change.record is None or change.wanted is None or change.record.adopted:
+            continue
+        sizes = {disk.name: disk.size for disk in change.record.machine.disks}
+        problems += [
+            f"{change.name}: disks only grow: {disk.name} has {format_size(sizes[disk.name])}, "
+            f"and {format_size(disk.size)} is less"
+            for disk in change.wanted.disks
+            if disk.size < sizes.get(disk.name, 0)
+        ]
+    if problems:
+        raise SpecError("; ".join(problems), hint="a smaller disk needs another name", problems=problems)
 
 
 def spec_of(record: VMRecord, **changes: Any) -> VMSpec:
@@ -194,16 +222,27 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Cha
         return None
     heaviest = max((cost for _, cost in differences), default=_Cost.NONE)
     ruined = _ruined(record, seen)
+    lost: list[str] = []
     if ruined:
-        reasons = (Reason("state", ruined, drift=True), *(reason for reason in reasons if not reason.drift))
+        reasons = tuple(sorted(reasons, key=lambda reason: not reason.drift))
     if ruined or heaviest is _Cost.SYSTEM_DISK:
-        gone = [disk.name for disk in before.disks if disk.name not in {now.name for now in machine.disks}]
-        return Change(Action.REPLACE, spec.name, reasons, spec, record, reboot=True, lost=("system disk", *gone))
-    lost = tuple(disk.name for disk in before.disks if not _kept(disk, machine.disks))
-    reboot = heaviest is not _Cost.NONE or any(reason.field in _NEEDS_REBOOT for reason in reasons if reason.drift)
-    action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
-    running = seen.state is DomainState.RUNNING
-    return Change(action, spec.name, reasons, spec, record, reboot=reboot and running, lost=lost)
+        action, reboot = Action.REPLACE, True
+        lost.append("system disk")
+    else:
+        action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
+        reboot = heaviest is not _Cost.NONE or any(reason.field in _NEEDS_REBOOT for reason in reasons if reason.drift)
+        reboot = reboot and seen.state is DomainState.RUNNING
+    change = Change(action, spec.name, reasons, spec, record, reboot=reboot)
+    lost += [*change.dropped, *_lost_disks(record, seen)]
+    return replace(change, lost=tuple(dict.fromkeys(lost)))
+
+
+def _adoption(spec: VMSpec, seen: Seen) -> Change:
+    """A domain is taken in, and is to run like any VM."""
+    reasons = [Reason("domain", f"{spec.domain}, as it is")]
+    if seen.state is not DomainState.RUNNING:
+        reasons.append(Reason("state", str(seen.state), "running"))
+    return Change(Action.ADOPT, spec.name, tuple(reasons), wanted=spec)
 
 
 def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | None:
@@ -264,11 +303,6 @@ def _smaller(was: int | None, wanted: int | None) -> bool:
     return wanted is None or (was is not None and wanted < was)
 
 
-def _kept(disk: Disk, wanted: Sequence[Disk]) -> bool:
-    """Whether a data disk stays: it may grow, but not shrink."""
-    return any(now.name == disk.name and now.size >= disk.size for now in wanted)
-
-
 def _told(name: str, value: object) -> str:
     if name in _SIZES and isinstance(value, int):
         return format_size(value)
@@ -297,19 +331,30 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 # what is recorded, against what exists
 
-_NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles")
+_NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles", "disks")
+
+
+# What a VM in these states lacks was perhaps never there.
+_UNFINISHED = ("creating", "rebuilding", "deleting", "broken")
+
+
+def _lost_disks(record: VMRecord, seen: Seen) -> tuple[str, ...]:
+    return () if record.state in _UNFINISHED else seen.lost.disks
 
 
 def _ruined(record: VMRecord, seen: Seen) -> str:
     """Why the VM cannot be mended, if so: it was never finished, or what it consists of is lost."""
-    if record.state in ("creating", "rebuilding", "deleting", "broken"):
+    if record.state in _UNFINISHED:
         return f"it is {record.state}, and nobody is at work on it"
     if record.state == "failed" or record.verdict not in ("success", ""):
         return f"it failed: {record.why or record.verdict}"
     if seen.half_made:
         return "its domain was only half made"
-    gone = [thing for thing in seen.lost if thing.startswith("volume")]
-    return f"{gone[0]} is lost" if gone else ""
+    return _are_lost("volume", seen.lost.volumes) if seen.lost.volumes else ""
+
+
+def _are_lost(what: str, names: Sequence[str]) -> str:
+    return f"{what} {names[0]} is lost" if len(names) == 1 else f"{what}s {', '.join(names)} are lost"
 
 
 def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
@@ -317,17 +362,27 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
         if seen.state is not DomainState.RUNNING:
             yield Reason("state", str(seen.state), "running", drift=True)
         return
+    if disks := _lost_disks(record, seen):
+        yield Reason("disks", _are_lost("volume", disks), "blank", drift=True)
     if ruined := _ruined(record, seen):
         yield Reason("state", ruined, drift=True)
         return
     if seen.state is not DomainState.RUNNING:
         yield Reason("state", str(seen.state), "running", drift=True)
-    for thing in seen.lost:
-        yield Reason("network", f"{thing.removeprefix('network ')} is lost", drift=True)
-    for name in seen.idle:
-        yield Reason("network", f"{name} is stopped", drift=True)
+    yield from _surroundings(seen)
     if seen.hardware is not None:
         yield from _hardware(record, seen.hardware)
+
+
+def _surroundings(seen: Seen) -> Iterator[Reason]:
+    """What it lacks beside its disks."""
+    for name in seen.lost.networks:
+        yield Reason("network", f"{name} is lost", drift=True)
+    for name in seen.idle:
+        yield Reason("network", f"{name} is stopped", drift=True)
+    for what, lost in (("nvram", seen.lost.nvram), ("seed", seen.lost.seed)):
+        if lost:
+            yield Reason(what, "its volume is lost", "as when it was made", drift=True)
 
 
 def _hardware(record: VMRecord, hardware: Hardware) -> Iterator[Reason]:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Container, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
 
 from vmprov import addressing
-from vmprov.capacity import shortage
 from vmprov.engine.context import Context, check_place
+from vmprov.engine.feasible import check_machines, check_room, check_unrecorded, system_disk_size
 from vmprov.engine.plan import wishes_of
 from vmprov.engine.renames import FORMER_NAME, NEW_NAME
-from vmprov.errors import NameTaken, SpecError
-from vmprov.firmware import choose_loader, read_certificates
+from vmprov.errors import NameTaken
 from vmprov.images import Image
-from vmprov.networks import BRIDGE, MODES
+from vmprov.networks import BRIDGE
 from vmprov.spec.lab import VMSpec, lab_of
-from vmprov.spec.machine import Machine
-from vmprov.spec.quantities import format_size
 from vmprov.spec.request import CreateRequest
 from vmprov.store import Nic, VMRecord, labels_column, nics_column
-
-BLANK_DISK = 10 * 1024**3
 
 
 def record_request(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> list[VMRecord]:
@@ -45,23 +39,16 @@ def record(
     Raises :class:`SpecError` (or its kinds) before anything is written.
     """
     images = {name: ctx.images.get(name) for name in {spec.image for spec in wanted} if name}
-    disks = {spec.name: _disk_size(spec, images.get(spec.image)) for spec in wanted}
-    _check_certificates(wanted)
-    if ask_host:
-        _check_networks(ctx, wanted, networks)
-        for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
-            choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
+    check_machines(ctx, wanted, ask_host=ask_host, networks=networks)
     with ctx.store.transaction():
         if ask_host:
             check_room(ctx, [spec.memory for spec in wanted])
-            _check_domains(ctx, [spec.name for spec in wanted])
+            check_unrecorded(ctx, [spec.name for spec in wanted])
         _check_names(ctx, lab, [spec.name for spec in wanted])
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         former = ctx.store.leased(host="", kind=FORMER_NAME)
         for spec in wanted:
-            _record_vm(
-                ctx, lab, spec, images.get(spec.image), disks[spec.name], networks=networks, met=spec.name in former
-            )
+            _record_vm(ctx, lab, spec, images.get(spec.image), networks=networks, met=spec.name in former)
         return [ctx.store.vm(spec.name) for spec in wanted]
 
 
@@ -73,63 +60,6 @@ def _check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
         )
     if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
         raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
-
-
-def _check_domains(ctx: Context, names: Sequence[str]) -> None:
-    """Raise :class:`NameTaken` for a domain of ours that is not recorded: it and its files would be lost."""
-    recorded = {vm.domain for vm in ctx.store.vms() if vm.host == ctx.host.name}
-    wanted = {addressing.domain_name(ctx.store.installation, name) for name in names} - recorded
-    for domain in sorted(ctx.hypervisor.domains(), key=lambda domain: domain.name):
-        if domain.name in wanted and domain.mark is not None and domain.mark.installation == ctx.store.installation:
-            raise NameTaken(
-                f"{ctx.host.name} has a domain called {domain.name!r} already, and nothing is recorded of it",
-                hint="record it again: vmprov gc --rebuild",
-            )
-
-
-def _disk_size(spec: Machine, image: Image | None) -> int:
-    if image is None:
-        return spec.disk or BLANK_DISK
-    if spec.disk is not None and spec.disk < image.virtual_size:
-        raise SpecError(
-            f"--disk {format_size(spec.disk)} is smaller than image {image.name}",
-            hint=f"at least {format_size(image.virtual_size)}",
-        )
-    return spec.disk or image.virtual_size
-
-
-def _check_certificates(wanted: Sequence[Machine]) -> None:
-    """Raise :class:`SpecError` for the first file without a certificate that firmware will take."""
-    for path in dict.fromkeys(path for spec in wanted if spec.http_boot for path in spec.http_boot.ca):
-        read_certificates(path, now=datetime.now(UTC))
-    for path in dict.fromkeys(path for spec in wanted for path in spec.boot_certificates):
-        # Firmware does not look at the dates of what is signed.
-        read_certificates(path)
-
-
-def _check_networks(ctx: Context, wanted: Sequence[VMSpec], ours: Container[str]) -> None:
-    named = {name for spec in wanted for name in spec.networks if name not in ours}
-    existing = sorted(name for name in named if name not in MODES and not name.startswith(BRIDGE))
-    networks = {network.name: network for network in ctx.hypervisor.networks()} if existing else {}
-    for name in existing:
-        if name not in networks:
-            known = ", ".join(sorted(networks)) or "none"
-            raise SpecError(
-                f"no network called {name!r} on {ctx.host.name}",
-                hint=f"use per-vm, shared, isolated, bridge:NAME, or one that exists ({known})",
-            )
-        if not networks[name].active:
-            raise SpecError(f"network {name!r} is not active", hint=f"run: virsh net-start {name}")
-
-
-def check_room(ctx: Context, memory: Sequence[int]) -> None:
-    """Raise :class:`SpecError` if VMs with so many bytes of memory do not all fit beside those that are there."""
-    ours = sum(vm.memory for vm in ctx.store.vms() if vm.host == ctx.host.name)
-    lacking = shortage(ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool), wanted=memory, committed=ours)
-    if lacking:
-        raise SpecError(
-            f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint="ask for fewer or smaller ones"
-        )
 
 
 def _choose_lab(ctx: Context, request: CreateRequest) -> str:
@@ -146,14 +76,15 @@ def new_lab(ctx: Context) -> str:
 
 
 def _record_vm(
-    ctx: Context, lab: str, spec: VMSpec, image: Image | None, disk: int, *, met: bool, networks: Container[str]
+    ctx: Context, lab: str, spec: VMSpec, image: Image | None, *, met: bool, networks: Container[str]
 ) -> None:
     """``met``: another VM, which once had the name, has things that are called so."""
     installation = ctx.store.installation
     vm_id = ctx.store.add_vm(
         lab=lab, name=spec.name, state="creating", host=ctx.host.name, driver=ctx.driver.name,
         domain="", uuid=str(uuid.uuid4()), image=spec.image, login=image.login if image else "none", network="",
-        bridge="", address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory, disk=disk,
+        bridge="", address="", mac="", serial_number="", cpus=spec.cpus, memory=spec.memory,
+        disk=system_disk_size(spec, image),
         consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(), labels=labels_column(spec.labels),
         protected=spec.protect, expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
@@ -190,7 +121,7 @@ def record_again(ctx: Context, spec: VMSpec, *, networks: Container[str] = ()) -
         vm.name, state="rebuilding", verdict="", why="", judgement="", image=spec.image,
         login=image.login if image else "none", network=nics[0].network, bridge=nics[0].bridge, mac=nics[0].mac,
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
-        disk=_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
+        disk=system_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
         expires=ctx.store.expiry(spec.ttl) or vm.expires,
     )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vmprov.capacity import shortage
 from vmprov.engine.context import Context
+from vmprov.engine.feasible import check_room
 from vmprov.engine.outcome import Outcome
 from vmprov.engine.plan import Change, Plan, alteration, spec_of
 from vmprov.engine.work import Work
@@ -43,7 +43,8 @@ def plan_resize(ctx: Context, name: str, sizes: Sizes) -> Plan:
     change = alteration(spec_of(vm, **changes, disks=disks), vm, found.state)
     if change is None:
         return Plan(vm.lab, kept=(name,))
-    _check_room(ctx, vm, sizes)
+    if (more := (sizes.memory or 0) - vm.memory) > 0:
+        check_room(ctx, (), {name: more})
     return Plan(vm.lab, (change,))
 
 
@@ -69,13 +70,3 @@ def _disks(vm: VMRecord, sizes: Mapping[str, int]) -> tuple[Disk, ...]:
 
 def _shrinking(disk: str, size: int, wanted: int) -> str:
     return f"disks only grow: {disk} has {format_size(size)}, and {format_size(wanted)} is less"
-
-
-def _check_room(ctx: Context, vm: VMRecord, sizes: Sizes) -> None:
-    """Raise :class:`SpecError` if the host has not the memory that is to be added."""
-    more = (sizes.memory or 0) - vm.memory
-    if more <= 0:
-        return
-    ours = sum(other.memory for other in ctx.store.vms() if other.host == ctx.host.name)
-    if shortage(ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool), wanted=[more], committed=ours):
-        raise SpecError(f"{ctx.host.name} has not {format_size(more)} more memory for {vm.name}", hint="ask for less")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from vmprov.engine.context import Context, check_place
-from vmprov.engine.observe import observe
+from vmprov.engine.observe import Seen, observe
 from vmprov.engine.plan import Plan, make_plan
 from vmprov.errors import SpecError
 from vmprov.spec.lab import LabSpec, VMSpec
@@ -85,25 +85,32 @@ def plan_lab(ctx: Context, lab: Wanted) -> Plan:
     check_place(ctx, lab.lab.lab)
     records = ctx.store.vms(lab.lab.lab)
     _refuse_others(ctx, lab)
-    _check_domains(ctx, lab, records)
+    seen = _domains_to_adopt(ctx, lab, records) | observe(ctx, records)
     expired = {vm.name for vm in ctx.store.expired()}
-    return make_plan(lab.lab.lab, lab.lab.vms, records, observe(ctx, records) if records else {}, expired)
+    plan = make_plan(lab.lab.lab, lab.lab.vms, records, seen, expired)
+    if plan:
+        from vmprov.engine.feasible import check_plan
+
+        check_plan(ctx, plan, networks=lab.lab.made_networks)
+    return plan
 
 
-def _check_domains(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) -> None:
-    """Raise :class:`SpecError` if a domain that is to be taken in is not there, or must not be."""
+def _domains_to_adopt(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) -> dict[str, Seen]:
+    """Domains that are to be taken in, by what they will be called; raises :class:`SpecError` if one must not be."""
     recorded = {vm.name: vm for vm in records}
+    seen = {}
     for vm in lab.lab.vms:
         if not vm.domain:
             continue
         if vm.name not in recorded:
             from vmprov.engine.admit import check_domain
 
-            check_domain(ctx, vm.domain)
+            seen[vm.name] = Seen(check_domain(ctx, vm.domain).state)
         elif not recorded[vm.name].adopted:
             raise SpecError(
                 f"{vm.name} is a VM of ours, and not domain {vm.domain!r}", hint="remove domain, or rename it"
             )
+    return seen
 
 
 def _refuse_others(ctx: Context, lab: Wanted) -> None:

@@ -124,7 +124,22 @@ class Work:
         self._of(vm, "power on", "make its domain, and power it on", together=self._power_on, needs=needs, takes=memory)
         self._await(vm)
 
-    def change(self, change: Change, *, after: Iterable[str] = ()) -> None:
+    def adopt(self, change: Change, vm: VMRecord, *, after: Iterable[str] = ()) -> None:
+        """Start a recorded domain of others if it is off, once those that it comes ``after`` are done."""
+        self._records[vm.name] = vm
+        self._touched.add(vm.name)
+        recorded = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
+        if change.boots:
+            self.change(replace(change, record=vm), after=after, needs=[recorded], takes={MEMORY: vm.memory})
+
+    def change(
+        self,
+        change: Change,
+        *,
+        after: Iterable[str] = (),
+        needs: Sequence[str] = (),
+        takes: Mapping[str, int] | None = None,
+    ) -> None:
         """Bring a VM to what is wanted, where it is; if that fails, it gets back what it had."""
         vm = change.record
         assert vm is not None
@@ -138,16 +153,16 @@ class Work:
                 self._beginnings[name] = beginning
 
         told = "; ".join(map(str, change.reasons))
-        needs = self._ends(after)
+        needs = [*needs, *self._ends(after)]
         self._of(
             vm, str(change.action), told, alter, needs=[self._wait(vm, needs)] if change.boots else needs,
-            undo=lambda _: alteration.undo(),
+            undo=lambda _: alteration.undo(), takes=takes or {},
         )  # fmt: skip
         self._await(vm)
-        if change.lost:
+        if change.dropped:
             last = [self._last[vm.name]]
             self._of(
-                vm, "drop disks", f"remove {', '.join(change.lost)}", lambda _: alteration.drop_disks(), needs=last
+                vm, "drop disks", f"remove {', '.join(change.dropped)}", lambda _: alteration.drop_disks(), needs=last
             )
 
     def remove(self, vm: VMRecord) -> None:

@@ -104,12 +104,12 @@ def with_disk(xml: str, path: str, *, serial: str, format: str = "qcow2") -> str
     return ET.tostring(domain, encoding="unicode")
 
 
-def without_disk(xml: str, path: str) -> str:
-    """The definition without the disk on that volume."""
+def without_disk(xml: str, serial: str) -> str:
+    """The definition without the disk that the guest knows by its ``serial``, whether its volume is there or not."""
     domain = parse_definition(xml, "domain")
     devices = domain.find("devices")
     for disk in domain.findall("devices/disk"):
-        if devices is not None and _path(disk) == path:
+        if devices is not None and disk.findtext("serial") == serial:
             devices.remove(disk)
     return ET.tostring(domain, encoding="unicode")
 

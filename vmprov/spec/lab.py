@@ -126,6 +126,11 @@ class LabSpec(Part):
             groups.setdefault(vm.group, []).append(vm)
         return groups
 
+    @property
+    def made_networks(self) -> dict[str, NetworkSpec]:
+        """The networks that are made for the lab, by name."""
+        return {network.name: network for network in self.networks if network.mode != "existing"}
+
     def waits_for(self, vm: VMSpec) -> list[str]:
         """Names of the VMs that have to be ready before this one is started."""
         found: list[str] = []

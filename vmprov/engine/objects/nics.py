@@ -14,7 +14,7 @@ from vmprov.engine.objects import adoption
 from vmprov.errors import Failed, NameTaken
 from vmprov.hypervisor import Mark, Network, foreign
 from vmprov.networks import BRIDGE, Boot, NetworkPlan, Reservation
-from vmprov.spec.lab import LabSpec, NetworkSpec
+from vmprov.spec.lab import NetworkSpec
 from vmprov.spec.machine import HttpBoot, Machine
 from vmprov.store import Nic, VMRecord
 
@@ -46,12 +46,7 @@ def declared_networks(ctx: Context, lab: str) -> dict[str, NetworkSpec]:
         return {}
     from vmprov.spec.load import parse_lab
 
-    return made_for(parse_lab(record.spec, f"lab {lab}", environ={}))
-
-
-def made_for(lab: LabSpec) -> dict[str, NetworkSpec]:
-    """The networks that are made for a lab, by name."""
-    return {network.name: network for network in lab.networks if network.mode != "existing"}
+    return parse_lab(record.spec, f"lab {lab}", environ={}).made_networks
 
 
 def lease_own_subnets(ctx: Context, vms: Sequence[VMRecord]) -> None:

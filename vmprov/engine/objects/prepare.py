@@ -13,8 +13,8 @@ from vmprov.console import ports
 from vmprov.console.relay import daemon_log
 from vmprov.drivers import DataDisk, Firmware, Order, Uart
 from vmprov.engine.context import Context
-from vmprov.engine.objects import base_volume, nics
-from vmprov.errors import Failed, NameTaken, SpecError
+from vmprov.engine.objects import base_volume, nics, volumes
+from vmprov.errors import Failed, SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
 from vmprov.locks import exclusive
@@ -75,15 +75,15 @@ def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     nics.connect(ctx, vm)
     vm = ctx.store.vm(vm.name)
     ctx.stage(vm.name, "disk")
-    system_disk = disk_volume(ctx, vm, "")
-    claim_volume(ctx, vm, system_disk)
+    system_disk = volumes.of_disk(ctx, vm, "")
+    volumes.claim(ctx, vm, system_disk)
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
         disk_volume=system_disk, disk_size=vm.disk, pool=ctx.host.pool,
         image=base_volume.base_image(ctx.images, image, ctx.store.installation) if image else None,
-        seed=_make_seed(ctx, vm) if image is not None else "",
+        seed=make_seed(ctx, vm) if image is not None else "",
         nics=vm.nics, serial_number=vm.serial_number, consoles=make_consoles(ctx, vm), boot=machine.boot_order,
-        disks=tuple(make_disk(ctx, vm, disk) for disk in machine.disks), firmware=_make_firmware(ctx, vm, machine),
+        disks=tuple(make_disk(ctx, vm, disk) for disk in machine.disks), firmware=make_firmware(ctx, vm, machine),
         pxe=machine.pxe, tpm=machine.tpm, manufacturer=machine.smbios.manufacturer, product=machine.smbios.product,
         screen_password=_make_screen_password(ctx, vm) if machine.graphics == "vnc" else None,
     )  # fmt: skip
@@ -122,7 +122,7 @@ def _make_screen_password(ctx: Context, vm: VMRecord) -> Path:
     return path
 
 
-def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | None:
+def make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | None:
     """The machine's variable store, with the certificates that it trusts; nothing for a BIOS."""
     if machine.firmware == "bios":
         return None
@@ -134,8 +134,8 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
         boot=[certificate for path in machine.boot_certificates for certificate in read_certificates(path)],
     )
     loader = choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
-    name = f"{vm.domain}.nvram"
-    claim_volume(ctx, vm, name)
+    name = volumes.of_nvram(ctx, vm)
+    volumes.claim(ctx, vm, name)
     ctx.hypervisor.remove_volume(ctx.host.pool, name)
     with tempfile.NamedTemporaryFile(prefix=".nvram-", dir=ctx.home.vm(vm.name)) as file:
         file.write(store)
@@ -146,40 +146,17 @@ def _make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | N
 
 def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
     """The data disk; one that is there has somebody's data, and at most grows."""
-    name = disk_volume(ctx, vm, disk.name)
-    claim_volume(ctx, vm, name)
+    name = volumes.of_disk(ctx, vm, disk.name)
+    volumes.claim(ctx, vm, name)
     if ctx.hypervisor.volume(ctx.host.pool, name) is None:
         ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size)
     return DataDisk(ctx.hypervisor.grow_volume(ctx.host.pool, name, disk.size).path, disk.name)
 
 
-def disk_volume(ctx: Context, vm: VMRecord, disk: str) -> str:
-    """The volume of a VM's disk, by the disk's name; empty: the system disk.
-
-    A volume keeps its name when its VM gets another one.
-    """
-    for owned in ctx.store.owned(vm=vm.name, kind="volume"):
-        if owned.detail.get("disk") == disk:
-            return owned.name
-    # A VM's name has no dot, so that these are not those of another VM.
-    return f"{vm.domain}.{disk}.img" if disk else f"{vm.domain}.img"
-
-
-def claim_volume(ctx: Context, vm: VMRecord, name: str) -> None:
-    """Record a volume that is about to be made; one that exists already and is not recorded is somebody else's."""
-    if ctx.store.owned(vm=vm.name, kind="volume", name=name):
-        return
-    if ctx.hypervisor.volume(ctx.host.pool, name) is not None:
-        raise NameTaken(
-            f"there is a volume called {name!r} in pool {ctx.host.pool} already",
-            hint="it is not ours; remove or rename it",
-        )
-    ctx.store.own(lab=vm.lab, vm=vm.name, host=ctx.host.name, kind="volume", name=name, pool=ctx.host.pool)
-
-
-def _make_seed(ctx: Context, vm: VMRecord) -> str:
-    name = f"{vm.domain}-seed.iso"
-    claim_volume(ctx, vm, name)
+def make_seed(ctx: Context, vm: VMRecord) -> str:
+    """The volume with what the VM's first boot does; returns its path on the host."""
+    name = volumes.of_seed(ctx, vm)
+    volumes.claim(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix=".seed-", dir=ctx.home.vm(vm.name)) as scratch:
         path = Path(scratch) / "seed.iso"

@@ -13,8 +13,7 @@ from functools import partial
 
 from vmprov.console.ports import remove_port
 from vmprov.engine.context import Context
-from vmprov.engine.objects import adoption, base_volume, orchestration
-from vmprov.engine.objects.prepare import disk_volume
+from vmprov.engine.objects import adoption, base_volume, orchestration, volumes
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign
@@ -72,7 +71,7 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
     ctx.stage(vm.name, "taking down")
     problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
-        data = {disk_volume(ctx, vm, disk.name) for disk in vm.machine.disks}
+        data = {volumes.of_disk(ctx, vm, disk.name) for disk in vm.machine.disks}
         networks = {nic.network for nic in vm.nics}
         base = (
             base_volume.base_image(ctx.images, ctx.images.get(vm.image), ctx.store.installation) if vm.image else None

@@ -1,0 +1,126 @@
+"""What machines need, against what there is: images, certificates, networks, firmware, room, free names. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from datetime import UTC, datetime
+
+from vmprov import addressing
+from vmprov.capacity import shortage
+from vmprov.engine.context import Context
+from vmprov.engine.plan import Action, Change, Plan
+from vmprov.errors import NameTaken, SpecError
+from vmprov.firmware import choose_loader, read_certificates
+from vmprov.images import Image
+from vmprov.networks import BRIDGE, MODES
+from vmprov.spec.lab import VMSpec
+from vmprov.spec.machine import Machine
+from vmprov.spec.quantities import format_size
+
+BLANK_DISK = 10 * 1024**3
+
+
+def check_plan(ctx: Context, plan: Plan, *, networks: Container[str]) -> None:
+    """Raise :class:`SpecError` (or its kinds) if a plan cannot be done, as far as that shows before it is.
+
+    ``networks``: names of those that are the lab's. A host that is not up is not asked.
+    """
+    created = [change.wanted for change in plan.changes if change.action is Action.CREATE and change.wanted]
+    again = [change.wanted for change in plan.changes if change.action is Action.REPLACE and change.wanted]
+    more = {change.name: more for change in plan.changes if (more := _more_memory(change))}
+    if not (created or again or more):
+        return
+    ask_host = ctx.host.is_up()
+    check_machines(ctx, [*created, *again], ask_host=ask_host, networks=networks)
+    if ask_host:
+        check_room(ctx, [spec.memory for spec in created], more)
+        check_unrecorded(ctx, [spec.name for spec in created])
+
+
+def _more_memory(change: Change) -> int:
+    """Bytes that a VM has after the change, and had not before."""
+    if change.wanted is None or change.record is None or change.record.adopted:
+        return 0
+    return max(0, change.wanted.memory - change.record.memory)
+
+
+def check_machines(ctx: Context, wanted: Sequence[VMSpec], *, ask_host: bool, networks: Container[str]) -> None:
+    """Raise :class:`SpecError` (or its kinds) for the first thing that is missing for any of these VMs.
+
+    ``networks``: names of those that are going to be made for their lab. Without ``ask_host``, what only the host
+    knows is left unchecked.
+    """
+    images = {name: ctx.images.get(name) for name in dict.fromkeys(spec.image for spec in wanted) if name}
+    for spec in wanted:
+        system_disk_size(spec, images.get(spec.image))
+    _check_certificates(wanted)
+    if ask_host:
+        _check_networks(ctx, wanted, networks)
+        for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
+            choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
+
+
+def system_disk_size(spec: Machine, image: Image | None) -> int:
+    """Bytes that a VM's system disk is going to have; raises :class:`SpecError` if its image has no room there."""
+    if image is None:
+        return spec.disk or BLANK_DISK
+    if spec.disk is not None and spec.disk < image.virtual_size:
+        raise SpecError(
+            f"a system disk of {format_size(spec.disk)} is smaller than image {image.name}",
+            hint=f"at least {format_size(image.virtual_size)}",
+        )
+    return spec.disk or image.virtual_size
+
+
+def _check_certificates(wanted: Sequence[Machine]) -> None:
+    """Raise :class:`SpecError` for the first file without a certificate that firmware will take."""
+    for path in dict.fromkeys(path for spec in wanted if spec.http_boot for path in spec.http_boot.ca):
+        read_certificates(path, now=datetime.now(UTC))
+    for path in dict.fromkeys(path for spec in wanted for path in spec.boot_certificates):
+        # Firmware does not look at the dates of what is signed.
+        read_certificates(path)
+
+
+def _check_networks(ctx: Context, wanted: Sequence[VMSpec], ours: Container[str]) -> None:
+    named = {name for spec in wanted for name in spec.networks if name not in ours}
+    existing = sorted(name for name in named if name not in MODES and not name.startswith(BRIDGE))
+    networks = {network.name: network for network in ctx.hypervisor.networks()} if existing else {}
+    for name in existing:
+        if name not in networks:
+            known = ", ".join(sorted(networks)) or "none"
+            raise SpecError(
+                f"no network called {name!r} on {ctx.host.name}",
+                hint=f"use per-vm, shared, isolated, bridge:NAME, or one that exists ({known})",
+            )
+        if not networks[name].active:
+            raise SpecError(f"network {name!r} is not active", hint=f"run: virsh net-start {name}")
+
+
+def check_room(ctx: Context, memory: Sequence[int], more: Mapping[str, int] | None = None) -> None:
+    """Raise :class:`SpecError` if VMs with so many bytes of memory do not all fit beside those that are there.
+
+    ``more``: what some of these get in addition, in bytes.
+    """
+    ours = sum(vm.memory for vm in ctx.store.vms() if vm.host == ctx.host.name)
+    node, pool = ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool)
+    if lacking := shortage(node, pool, wanted=memory, committed=ours):
+        raise SpecError(
+            f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint="ask for fewer or smaller ones"
+        )
+    if more and shortage(node, pool, wanted=[*memory, *more.values()], committed=ours):
+        raise SpecError(
+            f"{ctx.host.name} has not {format_size(sum(more.values()))} more memory for {', '.join(more)}",
+            hint="ask for less",
+        )
+
+
+def check_unrecorded(ctx: Context, names: Sequence[str]) -> None:
+    """Raise :class:`NameTaken` for a domain of ours that is not recorded: it and its files would be lost."""
+    recorded = {vm.domain for vm in ctx.store.vms() if vm.host == ctx.host.name}
+    wanted = {addressing.domain_name(ctx.store.installation, name) for name in names} - recorded
+    for domain in sorted(ctx.hypervisor.domains(), key=lambda domain: domain.name):
+        if domain.name in wanted and domain.mark is not None and domain.mark.installation == ctx.store.installation:
+            raise NameTaken(
+                f"{ctx.host.name} has a domain called {domain.name!r} already, and nothing is recorded of it",
+                hint="record it again: vmprov gc --rebuild",
+            )
