@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from vmprov.hypervisor.libvirt import LibvirtHypervisor
 
 TINY = ("--image", "tiny", "--memory", "128MiB")
 MOUNT = "mkdir -p /d && mount /dev/vdb /d && "
+# With two data disks, the second one keeps what is on it, and the first one is to be blank.
+KEPT = "mkdir -p /d && mount /dev/vdc /d && echo precious > /d/kept && umount /d"
+BLANK = "head -c 4096 /dev/vdb | tr -d '\\0' | grep -q . || echo blank"
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,48 @@ def test_a_domain_of_others_is_imported_and_not_touched(
         assert (again.code, "imported already" in again.err) == (2, True)
         assert "is left alone" in deleted.err
         assert hypervisor.domain_definition("Legacy") == definition
+    finally:
+        hypervisor.remove_domain("Legacy")
+
+
+FILE = """
+lab: torn
+defaults: {image: tiny, memory: 256MiB}
+vms:
+  db: {firmware: uefi, disks: [{name: logs, size: 64MiB}, {name: data, size: 64MiB}]}
+  legacy: {domain: Legacy, after: [db]}
+"""
+
+
+def test_what_was_lost_is_made_again_and_the_rest_stays(
+    cli: Cli, hypervisor: LibvirtHypervisor, theirs: str, tmp_path: Path, left_behind: None
+) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(FILE)
+    hypervisor.define_domain(theirs)
+    apply = ("apply", "-f", str(file), "--auto-approve", "--json")
+    try:
+        first = cli(*apply).json
+        started = hypervisor.domain("Legacy").state
+        again = cli("plan", "-f", str(file), "--json").json["changes"]
+        cli("ssh", "db", "--", f"busybox mke2fs /dev/vdc && {KEPT} && touch /of-this-system && sync")
+        domain = cli("show", "db", "--json").json["domain"]
+        lost = [f"{domain}{ending}" for ending in (".logs.img", ".nvram", "-seed.iso")]
+        for volume in lost:
+            assert hypervisor.remove_volume("default", volume)
+
+        (planned,) = cli("plan", "-f", str(file), "--json").json["changes"]
+        mended = cli(*apply).json
+        found = cli("ssh", "db", "--", f"ls /of-this-system; mkdir -p /d; mount /dev/vdc /d; cat /d/kept; {BLANK}").out
+
+        assert [vm["state"] for vm in first["vms"]] == ["running", "running"]
+        assert (started, again) == (DomainState.RUNNING, [])
+        assert (planned["action"], planned["reboot"], planned["data_lost"]) == ("mend", True, ["logs"])
+        assert [reason["field"] for reason in planned["reasons"]] == ["disks", "nvram", "seed"]
+        assert (mended["ok"], found.split()) == (True, ["/of-this-system", "precious", "blank"])
+        assert cli("plan", "-f", str(file), "--json").json["changes"] == []
+        assert set(lost) <= {volume.name for volume in hypervisor.volumes("default")}
+        assert cli("delete", "torn", "--yes", "--json").json["failed"] == []
     finally:
         hypervisor.remove_domain("Legacy")
 
