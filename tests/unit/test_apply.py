@@ -259,7 +259,7 @@ def test_lost_data_disks_come_back_blank_and_the_rest_stays(
 
     assert (change.action.value, change.lost) == ("mend", ("logs", "data"))
     assert change.reboot == (state is DomainState.RUNNING)
-    assert str(change.reasons[0]) == "disks: volumes logs, data are lost -> blank"
+    assert str(change.reasons[0]) == "disks: logs, data are lost -> blank"
     assert (result.ok, actions(vmprov, BASE + DISKS)) == (True, {})
     assert {volume.name for volume in fake.volumes("default")} == before
     assert fake.domain(domain).state is DomainState.RUNNING

@@ -350,11 +350,11 @@ def _ruined(record: VMRecord, seen: Seen) -> str:
         return f"it failed: {record.why or record.verdict}"
     if seen.half_made:
         return "its domain was only half made"
-    return _are_lost("volume", seen.lost.volumes) if seen.lost.volumes else ""
+    return _are_lost(seen.lost.volumes) if seen.lost.volumes else ""
 
 
-def _are_lost(what: str, names: Sequence[str]) -> str:
-    return f"{what} {names[0]} is lost" if len(names) == 1 else f"{what}s {', '.join(names)} are lost"
+def _are_lost(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} lost"
 
 
 def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
@@ -363,7 +363,7 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
             yield Reason("state", str(seen.state), "running", drift=True)
         return
     if disks := _lost_disks(record, seen):
-        yield Reason("disks", _are_lost("volume", disks), "blank", drift=True)
+        yield Reason("disks", _are_lost(disks), "blank", drift=True)
     if ruined := _ruined(record, seen):
         yield Reason("state", ruined, drift=True)
         return
