@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vmprov.collection import Collection
-from vmprov.errors import Failed, Interrupted, NotFound, SpecError
+from vmprov.errors import Failed, Interrupted
 from vmprov.views import ApplyResult, Drift
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ class LabFiles(Collection):
         from vmprov.engine.wanted import plan_lab, wanted
 
         ctx = self.context(lab.host, lab.driver)
-        plan = plan_lab(ctx, wanted(ctx, lab))
-        return _targeted(lab, plan, targets) if targets else plan
+        return plan_lab(ctx, wanted(ctx, lab), targets)
 
     def apply(
         self,
@@ -48,16 +47,16 @@ class LabFiles(Collection):
         """
         from vmprov.engine.at_work import at_work
         from vmprov.engine.outcome import exit_code
+        from vmprov.engine.scheduling.turns import check_parallel
         from vmprov.engine.wanted import plan_lab, wanted
 
+        check_parallel(parallel)
         self.expire(but=lab.lab)
         ctx = self.context(lab.host, lab.driver)
         whole = wanted(ctx, lab)
         ctx.host.up(self.events)
         with at_work(ctx, lab.lab, "apply") as operation:
-            plan = plan_lab(ctx, whole)
-            if targets:
-                plan = _targeted(lab, plan, targets)
+            plan = plan_lab(ctx, whole, targets)
             if expected is not None and plan.to_json() != expected.to_json():
                 raise Failed(f"lab {lab.lab} changed since the plan was shown", hint="look at the new plan")
             outcomes: list[Outcome] = []
@@ -97,33 +96,3 @@ class LabFiles(Collection):
                     reasons.insert(0, f"name: {vm.name} -> {new}")
                 found[vm.name] = Drift(vm=vm.name, lab=vm.lab, state=str(seen[vm.name].state), drift=reasons)
         return [found[vm.name] for vm in vms]
-
-
-def _targeted(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> Plan:
-    """The part of the plan that is about ``targets``.
-
-    Raises :class:`SpecError` if one of them comes after a VM that is not among them, and is not ready.
-    """
-    part = plan.only(_chosen(lab, plan, targets))
-    chosen = {change.name for change in part.changes}
-    awaited = {change.name for change in plan.changes if change.makes_ready} - chosen
-    for vm in lab.vms:
-        if vm.name in chosen and (missing := [name for name in lab.waits_for(vm) if name in awaited]):
-            raise SpecError(
-                f"{vm.name} comes after {', '.join(missing)}, which is not ready",
-                hint=f"add {' '.join(f'--target {name}' for name in missing)}",
-            )
-    return part
-
-
-def _chosen(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> list[str]:
-    known = {vm.name for vm in lab.vms} | {change.name for change in plan.changes}
-    chosen: list[str] = []
-    for target in targets:
-        if target in lab.groups:
-            chosen += [vm.name for vm in lab.groups[target]]
-        elif target in known:
-            chosen.append(target)
-        else:
-            raise NotFound(f"lab {lab.lab} has no VM called {target!r}", hint="see: vmprov plan")
-    return chosen

@@ -56,7 +56,9 @@ class Upkeep(Workspace):
         from vmprov.engine.at_work import at_work
         from vmprov.engine.outcome import exit_code
         from vmprov.engine.rebuild import rebuild
+        from vmprov.engine.scheduling.turns import check_parallel
 
+        check_parallel(parallel)
         vms = self.select(names)
         outcomes = []
         for lab in dict.fromkeys(vm.lab for vm in vms):

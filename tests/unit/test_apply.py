@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -396,6 +397,121 @@ def test_a_plan_that_cannot_be_done_is_refused_when_it_is_made(vmprov: Vmprov, h
 
     assert said in str(refused.value)
     assert left(vmprov) == before
+
+
+def test_disks_that_a_change_added_go_if_it_fails(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {disks: [%s]}}\n"
+    vmprov.apply(lab(text % "{name: a, size: 1GiB}"))
+    before = {volume.name for volume in fake.volumes("default")}
+    fake.fail("start_domain", LibvirtFailed("no luck"))
+
+    result = vmprov.apply(lab(text % "{name: a, size: 1GiB}, {name: b, size: 1GiB}"))
+
+    assert (result.exit_code, {volume.name for volume in fake.volumes("default")}) == (1, before)
+    assert actions(vmprov, text % "{name: a, size: 1GiB}") == {}
+    assert vmprov.apply(lab(text % "{name: a, size: 1GiB}, {name: b, size: 2GiB}")).ok
+    assert {volume.capacity >> 30 for volume in fake.volumes("default") if ".b." in volume.name} == {2}
+
+
+def test_a_domain_that_was_gone_is_there_again_without_what_a_failed_change_added(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {memory: %s}}\n"
+    vmprov.apply(lab(text % "64MiB"))
+    fake.remove_domain(domain_of(vmprov, "vm"))
+    fake.fail("start_domain", LibvirtFailed("no luck"))
+
+    result = vmprov.apply(lab((text % "96MiB").replace("}}", ", disks: [{size: 1GiB}]}}")))
+
+    assert (result.exit_code, actions(vmprov, text % "64MiB")) == (1, {"vm": "mend"})
+    assert vmprov.apply(lab(text % "64MiB")).ok
+    assert "data-1" not in fake.domain_definition(domain_of(vmprov, "vm"))
+
+
+def test_a_file_that_cannot_be_used_fails_the_machine_that_needs_it(
+    vmprov: Vmprov, fake: FakeHypervisor, image: str
+) -> None:
+    text = BASE.replace("image: ''", f"image: {image}") + "vms: {vm: {}%s}\n"
+    vmprov.apply(lab(text % ""))
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}-seed.iso")
+    directory = vmprov.home.vm("vm")
+    shutil.rmtree(directory)
+    directory.write_text("a file where a directory should be")
+
+    result = vmprov.apply(lab(text % ", other: {}"))
+    directory.unlink()
+
+    assert {vm.name: vm.verdict for vm in result.vms} == {"vm": "failed", "other": "success"}
+    assert f"{directory}" in result.vms[0].why
+    assert vmprov.apply(lab(text % ", other: {}")).ok
+    assert actions(vmprov, text % ", other: {}") == {}
+
+
+def test_a_network_of_others_that_is_gone_is_missed_before_the_guest_is_off(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    theirs = "<network><name>theirs</name><bridge name='t'/><ip address='10.99.0.1' netmask='255.255.255.0'/></network>"
+    fake.create_network(theirs)
+    text = BASE + "networks: {theirs: {mode: existing}}\nvms: {vm: {networks: theirs}}\n"
+    vmprov.apply(lab(text))
+    fake.stop_network("theirs")
+
+    with pytest.raises(SpecError, match="network 'theirs' is not active"):
+        vmprov.apply(lab(text))
+    fake.remove_network("theirs")
+    with pytest.raises(SpecError, match="no network called 'theirs'"):
+        vmprov.apply(lab(text))
+
+    assert fake.domain(domain_of(vmprov, "vm")).state is DomainState.RUNNING
+
+
+def test_only_what_is_named_has_to_be_possible(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + "vms: {old: {memory: 200GiB}, db: {disks: [{size: 2GiB}], protect: true}}\n"))
+    text = BASE + "vms: {new: {memory: 200GiB}, db: {disks: [{size: 1GiB}]}, bad: {image: nowhere}, good: {}}\n"
+
+    refused = {}
+    for name in ("new", "db", "bad"):
+        with pytest.raises(SpecError) as problem:
+            vmprov.apply(lab(text), targets=[name])
+        refused[name] = str(problem.value)
+
+    assert "do not fit" in refused["new"] and "only grow" in refused["db"] and "nowhere" in refused["bad"]
+    assert vmprov.apply(lab(text), targets=["good"]).ok
+    assert vmprov.apply(lab(text), targets=["old"]).ok
+    assert vmprov.apply(lab(text), targets=["new"]).ok
+
+
+def test_a_time_to_live_that_the_file_takes_back_is_over_though_the_machine_is_made_anew(vmprov: Vmprov) -> None:
+    text = BASE + "vms: {vm: {%s}}\n"
+    vmprov.apply(lab(text % "ttl: 1h"))
+
+    plan = vmprov.plan(lab(text % "firmware: uefi"))
+    vmprov.apply(lab(text % "firmware: uefi"))
+
+    assert (plan.changes[0].action.value, vmprov.store.vm("vm").expires) == ("replace", 0)
+
+
+def test_a_paused_machine_gets_its_change_when_it_is_powered_on_again(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(BASE + "vms: {vm: {}}\n"))
+    fake.pause_domain(domain_of(vmprov, "vm"))
+    log = vmprov.home.console_log("vm", 0)
+    before = log.stat().st_size
+
+    change = vmprov.plan(lab(BASE + "vms: {vm: {memory: 96MiB}}\n")).changes[0]
+    vmprov.apply(lab(BASE + "vms: {vm: {memory: 96MiB}}\n"))
+
+    assert (change.reboot, log.stat().st_size > before) == (True, True)
+
+
+def test_a_number_of_machines_that_cannot_boot_at_once_is_refused_before_anything_is_done(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + "vms: {vm: {}}\n"))
+
+    with pytest.raises(SpecError, match="--parallel must be at least 0, not -1"):
+        vmprov.apply(lab(THREE), parallel=-1)
+    with pytest.raises(SpecError, match="--parallel must be at least 0, not -1"):
+        vmprov.rebuild(["vm"], parallel=-1)
+
+    assert (vmprov.store.vm("vm").state, actions(vmprov, BASE + "vms: {vm: {}}\n")) == ("ready", {})
 
 
 def test_a_failure_that_passes_is_no_failure(vmprov: Vmprov, fake: FakeHypervisor) -> None:

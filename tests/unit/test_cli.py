@@ -403,6 +403,29 @@ def test_a_reader_who_has_seen_enough_causes_no_noise(cli: Cli) -> None:
     assert ended.stderr == b""
 
 
+def test_machines_are_made_though_nobody_reads_of_it_any_more(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "events"
+    os.mkfifo(file)
+    running = cli.start(*CREATE, "--count", "4", "--events", str(file), "--json")
+    with file.open() as reader:
+        assert json.loads(reader.readline())["event"]
+    out, err = running.communicate(timeout=60)
+
+    assert (running.returncode, json.loads(out)["ok"]) == (0, True)
+    assert f"vmprov: no more events are written to {file}: Broken pipe" in err.splitlines()
+    assert [vm["state"] for vm in cli("list", "--json").json] == ["running"] * 4
+
+
+def test_machines_are_removed_though_the_disk_for_events_is_full(cli: Cli) -> None:
+    cli(*CREATE, "--lab", "trial")
+
+    ran = cli("delete", "trial", "--yes", "--events", "/dev/full")
+
+    assert ran.code == 0
+    assert ran.err.count("vmprov: no more events are written to /dev/full: No space left on device") == 1
+    assert cli("list", "--json").json == []
+
+
 # help
 
 

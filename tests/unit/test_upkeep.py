@@ -674,7 +674,7 @@ def test_deleting_forgets_it_and_says_so(vmprov: Vmprov, fake: FakeHypervisor, t
     assert notes == ["legacy is forgotten; its domain legacy is left alone, as it is not ours"]
     assert (fake.domain("legacy").state, fake.domain_definition("legacy")) == (DomainState.RUNNING, theirs)
     assert [network.name for network in fake.networks()] == ["theirs"]
-    assert (vmprov.store.vms(), vmprov.store.labs(), list(vmprov.home.vms.iterdir())) == ([], [], [])
+    assert (vmprov.store.vms(), vmprov.store.labs(), list(vmprov.home.root.glob("vms/*"))) == ([], [], [])
 
 
 def test_a_renamed_one_keeps_its_domain(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
@@ -822,7 +822,7 @@ def test_a_domain_that_cannot_be_started_is_not_taken_in(vmprov: Vmprov, fake: F
 
 def test_apply_keeps_what_was_imported_if_the_file_names_it(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
     vmprov.import_domain("legacy", lab="mixed", name="db")
-    lab = parse_lab(MIXED.replace("domain: legacy, ", "memory: 8GiB, "), "lab.yaml")
+    lab = parse_lab(MIXED.replace("domain: legacy, ", "domain: legacy, memory: 8GiB, "), "lab.yaml")
 
     vmprov.apply(lab)
     vmprov.stop(["db"])
@@ -833,6 +833,49 @@ def test_apply_keeps_what_was_imported_if_the_file_names_it(vmprov: Vmprov, fake
         "running", 64 << 20, {"role": "db"},
     )  # fmt: skip
     assert fake.domain_definition("legacy") == theirs
+
+
+@pytest.mark.parametrize(
+    ("domain", "said"), [("", "and not one of ours"), ("other", "and not 'other'"), ("nowhere", "and not 'nowhere'")]
+)
+def test_whose_the_domain_of_a_machine_is_does_not_change(
+    vmprov: Vmprov, fake: FakeHypervisor, theirs: str, domain: str, said: str
+) -> None:
+    vmprov.apply(parse_lab(MIXED, "lab.yaml"))
+    fake.define_domain(FOREIGN.format(name="other", devices=""))
+    other = MIXED.replace("domain: legacy, ", f"domain: {domain}, " if domain else "")
+
+    with pytest.raises(SpecError, match=f"db is domain 'legacy', which was imported, {said}") as refused:
+        vmprov.plan(parse_lab(other, "lab.yaml"))
+
+    assert refused.value.hint == "write domain: legacy, or forget it first: vmprov delete db"
+
+
+def test_a_plan_for_an_imported_domain_that_is_gone_says_so(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
+    lab = parse_lab(MIXED, "lab.yaml")
+    vmprov.apply(lab)
+    fake.remove_domain("legacy")
+
+    with pytest.raises(Failed, match="the domain of db is gone") as refused:
+        vmprov.plan(lab)
+    vmprov.delete(["db"])
+    fake.define_domain(theirs)
+
+    assert refused.value.hint == "vmprov delete db"
+    assert vmprov.apply(lab).ok
+
+
+def test_what_a_domain_of_others_needs_has_to_be_there_too(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:
+    fake.power_off_domain("legacy")
+    fake.define_domain(theirs.replace('<memory unit="MiB">64</memory>', '<memory unit="GiB">640</memory>'))
+    before = left(vmprov)
+
+    with pytest.raises(SpecError, match="2 VMs do not fit on fake:"):
+        vmprov.plan(parse_lab(MIXED, "lab.yaml"))
+    with pytest.raises(SpecError, match="2 VMs do not fit on fake:"):
+        vmprov.apply(parse_lab(MIXED, "lab.yaml"))
+
+    assert left(vmprov) == before
 
 
 def test_apply_forgets_what_the_file_no_longer_names(vmprov: Vmprov, fake: FakeHypervisor, theirs: str) -> None:

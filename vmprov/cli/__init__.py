@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except click.ClickException as problem:
         _complain(problem.format_message())
         sys.exit(problem.exit_code)
-    except OSError as problem:
+    except OSError as problem:  # but for a reader that left: click ends quietly then, with 1
         if debug:
             raise
         _complain(str(problem))
@@ -147,10 +147,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         sys.exit(Interrupted.exit_code)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough; nothing is left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 

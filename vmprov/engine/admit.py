@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from vmprov.engine.context import Context
+from vmprov.engine.observe import Seen
 from vmprov.engine.renames import NEW_NAME
 from vmprov.errors import Failed, NameTaken, NotFound, SpecError
 from vmprov.hypervisor import Domain, DomainState
@@ -44,10 +45,18 @@ def check_domain(ctx: Context, name: str) -> Domain:
     return found
 
 
+def look_at(ctx: Context, name: str) -> Seen:
+    """A domain that may be taken in, as it is; raises as :func:`check_domain`."""
+    found = check_domain(ctx, name)
+    definition = parse_definition(ctx.hypervisor.domain_definition(name), "domain")
+    return Seen(found.state, hardware=read_hardware(definition))
+
+
 def admit(ctx: Context, domain: str, *, lab: str, name: str, wishes: Wishes | None = None) -> VMRecord:
     """Record a domain as a VM of a lab; of ``wishes``, labels, protection and time to live count.
 
-    Nothing is written into the domain. Raises :class:`SpecError` (or its kinds) before anything is recorded.
+    Nothing is written into the domain, and no file is made. Raises :class:`SpecError` (or its kinds) before anything
+    is recorded.
     """
     found = check_domain(ctx, domain)
     definition = parse_definition(ctx.hypervisor.domain_definition(domain), "domain")
@@ -73,7 +82,6 @@ def admit(ctx: Context, domain: str, *, lab: str, name: str, wishes: Wishes | No
             protected=kept.protect, expires=ctx.store.expiry(kept.ttl), nics=nics_column(nics),
             adopted=1,
         )  # fmt: skip
-        make_private(ctx.home.vm(name))
         return ctx.store.vm(name)
 
 
@@ -116,6 +124,7 @@ def log_of(ctx: Context, vm: VMRecord, port: int) -> Path:
         why = "is not logged" if source is None else f"is logged to {source} on its host, which cannot be read here"
         raise Failed(f"serial port {port} of {vm.name} ({kind}) {why}", hint=elsewhere(ctx, vm))
     # Under a name that the keeper does not look after: it is not ours to shorten.
+    make_private(ctx.home.vm(vm.name))
     link = ctx.home.vm(vm.name) / f"adopted-{port}.log"
     if not link.is_symlink() or link.readlink() != source:
         link.unlink(missing_ok=True)

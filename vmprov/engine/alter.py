@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.context import Context
@@ -11,12 +13,20 @@ from vmprov.engine.objects import volumes
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.definition import keep_definition, kept_definition
 from vmprov.engine.objects.nics import connect
-from vmprov.engine.objects.prepare import make_consoles, make_disk, make_firmware, make_seed, prepare_networks
+from vmprov.engine.objects.prepare import (
+    make_consoles,
+    make_disk,
+    make_firmware,
+    make_seed,
+    prepare_lab,
+    prepare_networks,
+)
 from vmprov.engine.plan import Change, wishes_of
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
+from vmprov.paths import make_private
 from vmprov.store import VMRecord, labels_column
 from vmprov.waiting import Deadline
 
@@ -32,12 +42,14 @@ class Alteration:
         self._ctx = ctx
         self._change = change
         self._vm: VMRecord = change.record
+        # What it had, and what of it was right.
         self._definition = ""
+        self._right = ""
         self._was_running = False
         self._powered_on = False
         self._defined = False
-        self._drifted = False
         self._grown: list[str] = []
+        self._added: list[str] = []
 
     def do(self) -> Beginning | None:
         """Make the change; returns where the watch begins if the VM was powered on for it.
@@ -47,22 +59,15 @@ class Alteration:
         ctx, vm, change = self._ctx, self._vm, self._change
         found = ctx.hypervisor.domain(vm.domain)
         if vm.adopted and (found.state is DomainState.MISSING or found.uuid != vm.uuid):
-            raise Failed(
-                "its domain is gone; it was imported, and cannot be made again", hint=f"vmprov delete {vm.name}"
-            )
+            raise Failed("its domain is gone since a moment ago", hint="look at the new plan")
         self._was_running = found.state in (DomainState.RUNNING, DomainState.PAUSED)
         if found.state is DomainState.PAUSED:
             ctx.hypervisor.resume_domain(vm.domain)
+        make_private(ctx.home.vm(vm.name))
+        # First what can fail without the guest noticing.
+        self._make_again({reason.field for reason in change.reasons if reason.drift})
         if change.reboot:
             self._power_off()
-        fields = {reason.field for reason in change.reasons if reason.drift}
-        if "network" in fields:
-            prepare_networks(ctx, [vm])
-            connect(ctx, vm)
-        if "nvram" in fields:
-            make_firmware(ctx, vm, vm.machine)
-        if "seed" in fields:
-            make_seed(ctx, vm)
         self._define(found.state is DomainState.MISSING)
         self._record()
         annotate(ctx, vm.name)
@@ -71,14 +76,28 @@ class Alteration:
         off = not self._was_running and not any(reason.field == "state" for reason in change.reasons)
         return None if off else self._power_on()
 
+    def _make_again(self, lost: Collection[str]) -> None:
+        """Make again what surrounds the domain, and was lost."""
+        ctx, vm = self._ctx, self._vm
+        if "network" in lost:
+            prepare_networks(ctx, [vm])
+            connect(ctx, vm)
+        if "nvram" in lost:
+            make_firmware(ctx, vm, vm.machine)
+        if "seed" in lost:
+            prepare_lab(ctx, vm.lab, [vm])
+            make_seed(ctx, vm)
+
     def undo(self) -> None:
         """Give the VM back what it had."""
         ctx, vm = self._ctx, self._vm
         if self._defined or (self._change.reboot and self._definition):
             ctx.hypervisor.power_off_domain(vm.domain)
             ctx.hypervisor.define_domain(self._definition)
-            if not self._drifted:
-                keep_definition(ctx, vm)
+        if self._right:
+            keep_definition(ctx, vm, self._right)
+        had = {disk.name for disk in vm.machine.disks}
+        self._remove_disks([name for name in self._added if name not in had])
         ctx.store.update_vm(
             vm.name, cpus=vm.cpus, memory=vm.memory, disk=vm.disk, spec=vm.spec, labels=labels_column(vm.labels),
             protected=vm.protected, expires=vm.expires, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow,
@@ -95,14 +114,17 @@ class Alteration:
 
     def drop_disks(self) -> None:
         """Remove the volumes of data disks that the VM no longer has."""
+        self._remove_disks(self._change.dropped)
+        annotate(self._ctx, self._vm.name)
+
+    def _remove_disks(self, names: Iterable[str]) -> None:
         ctx, vm = self._ctx, self._vm
-        for name in self._change.dropped:
+        for name in names:
             volume = volumes.of_disk(ctx, vm, name)
             ctx.hypervisor.remove_volume(ctx.host.pool, volume)
             for owned in ctx.store.owned(vm=vm.name, kind="volume"):
                 if owned.name == volume:
                     ctx.store.disown(owned.id)
-        annotate(ctx, vm.name)
 
     def _power_off(self) -> None:
         try:
@@ -120,17 +142,18 @@ class Alteration:
         if not missing:
             self._definition = ctx.hypervisor.domain_definition(vm.domain)
         # Of a definition that others changed, more may be wrong than we look at.
-        self._drifted = missing or any(reason.drift and reason.field in _HARDWARE for reason in self._change.reasons)
-        if not self._drifted and not fields & set(_DEFINED):
+        drifted = missing or any(reason.drift and reason.field in _HARDWARE for reason in self._change.reasons)
+        if not drifted and not fields & set(_DEFINED):
             return
         wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
-        definition = kept_definition(ctx, vm) if self._drifted else self._definition
-        definition = with_memory(with_cpus(definition, wanted.cpus), wanted.memory)
+        self._right = kept_definition(ctx, vm) if drifted else self._definition
+        self._definition = self._definition or self._right
+        definition = with_memory(with_cpus(self._right, wanted.cpus), wanted.memory)
         if "disk" in fields and wanted.disk is not None:
             self._grown.append("the system disk")
             ctx.hypervisor.grow_volume(ctx.host.pool, volumes.of_disk(ctx, vm, ""), wanted.disk)
         definition = self._with_data_disks(definition) if "disks" in fields else definition
-        self._defined = not missing
+        self._defined = True
         ctx.hypervisor.define_domain(definition)
         keep_definition(ctx, vm)
 
@@ -144,6 +167,8 @@ class Alteration:
         for disk in self._change.wanted.disks:
             if disk.size > sizes.get(disk.name, disk.size):
                 self._grown.append(disk.name)
+            if ctx.hypervisor.volume(ctx.host.pool, volumes.of_disk(ctx, vm, disk.name)) is None:
+                self._added.append(disk.name)
             made = make_disk(ctx, vm, disk)
             definition = with_disk(definition, made.path, serial=made.serial)
         return definition

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from vmprov import addressing
 from vmprov.capacity import shortage
 from vmprov.engine.context import Context
+from vmprov.engine.observe import Seen
 from vmprov.engine.plan import Action, Change, Plan
-from vmprov.errors import NameTaken, SpecError
+from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates
+from vmprov.hypervisor import DomainState
 from vmprov.images import Image
 from vmprov.networks import BRIDGE, MODES
 from vmprov.spec.lab import VMSpec
@@ -20,21 +22,43 @@ from vmprov.spec.quantities import format_size
 BLANK_DISK = 10 * 1024**3
 
 
-def check_plan(ctx: Context, plan: Plan, *, networks: Container[str]) -> None:
-    """Raise :class:`SpecError` (or its kinds) if a plan cannot be done, as far as that shows before it is.
+def check_plan(ctx: Context, plan: Plan, seen: Mapping[str, Seen], *, networks: Container[str]) -> None:
+    """Raise :class:`SpecError` (or its kinds) or :class:`Failed` if a plan cannot be done, as far as that shows now.
 
-    ``networks``: names of those that are the lab's. A host that is not up is not asked.
+    ``seen``: the VMs as they are. ``networks``: names of those that are the lab's. A host that is not up is not asked.
     """
-    created = [change.wanted for change in plan.changes if change.action is Action.CREATE and change.wanted]
-    again = [change.wanted for change in plan.changes if change.action is Action.REPLACE and change.wanted]
+    _check_adopted(plan, seen)
+    wanted = [change.wanted for change in plan.changes if change.wanted is not None and _makes_something(change)]
+    created = [change.wanted for change in plan.changes if change.wanted and change.action is Action.CREATE]
+    started = [seen[one.name].hardware for one in plan.changes if one.action is Action.ADOPT and one.boots]
     more = {change.name: more for change in plan.changes if (more := _more_memory(change))}
-    if not (created or again or more):
+    if not (wanted or started or more):
         return
     ask_host = ctx.host.is_up()
-    check_machines(ctx, [*created, *again], ask_host=ask_host, networks=networks)
+    check_machines(ctx, wanted, ask_host=ask_host, networks=networks)
     if ask_host:
-        check_room(ctx, [spec.memory for spec in created], more)
+        memory = [spec.memory for spec in created] + [hardware.memory for hardware in started if hardware]
+        doomed = [change.name for change in plan.changes if change.action is Action.DELETE]
+        check_room(ctx, memory, more, doomed=doomed)
         check_unrecorded(ctx, [spec.name for spec in created])
+
+
+def _check_adopted(plan: Plan, seen: Mapping[str, Seen]) -> None:
+    for change in plan.changes:
+        adopted = change.record is not None and change.record.adopted and change.wanted is not None
+        if adopted and seen[change.name].state is DomainState.MISSING:
+            raise Failed(
+                f"the domain of {change.name} is gone; it was imported, and cannot be made again",
+                hint=f"vmprov delete {change.name}",
+            )
+
+
+def _makes_something(change: Change) -> bool:
+    """Whether networks, images or certificates are needed for a change."""
+    if change.record is not None and change.record.adopted:
+        return False
+    lost = {reason.field for reason in change.reasons if reason.drift}
+    return change.action in (Action.CREATE, Action.REPLACE) or not lost.isdisjoint(("network", "nvram"))
 
 
 def _more_memory(change: Change) -> int:
@@ -96,17 +120,20 @@ def _check_networks(ctx: Context, wanted: Sequence[VMSpec], ours: Container[str]
             raise SpecError(f"network {name!r} is not active", hint=f"run: virsh net-start {name}")
 
 
-def check_room(ctx: Context, memory: Sequence[int], more: Mapping[str, int] | None = None) -> None:
+def check_room(
+    ctx: Context, memory: Sequence[int], more: Mapping[str, int] | None = None, *, doomed: Sequence[str] = ()
+) -> None:
     """Raise :class:`SpecError` if VMs with so many bytes of memory do not all fit beside those that are there.
 
-    ``more``: what some of these get in addition, in bytes.
+    ``more``: what some of these get in addition, in bytes. ``doomed``: those that are going to be removed.
     """
+    hint = "ask for fewer or smaller ones"
+    if doomed:
+        hint += f"; or remove first what is to go: vmprov delete {' '.join(doomed)}"
     ours = sum(vm.memory for vm in ctx.store.vms() if vm.host == ctx.host.name)
     node, pool = ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool)
     if lacking := shortage(node, pool, wanted=memory, committed=ours):
-        raise SpecError(
-            f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint="ask for fewer or smaller ones"
-        )
+        raise SpecError(f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint=hint)
     if more and shortage(node, pool, wanted=[*memory, *more.values()], committed=ours):
         raise SpecError(
             f"{ctx.host.name} has not {format_size(sum(more.values()))} more memory for {', '.join(more)}",

@@ -132,8 +132,6 @@ def make_plan(
 
     ``seen``: VMs that are recorded, and those whose domains are to be taken in, as they are. ``expired``: VMs whose
     time is up. Where they are wanted still, it begins again.
-
-    Raises :class:`Protected` if a protected VM would lose data, :class:`SpecError` if a data disk would shrink.
     """
     recorded = {vm.name: vm for vm in records}
     names = {spec.name for spec in wanted}
@@ -142,9 +140,8 @@ def make_plan(
     for spec in wanted:
         record = recorded.get(spec.name)
         if record is None:
-            changes.append(
-                _adoption(spec, seen[spec.name]) if spec.domain else Change(Action.CREATE, spec.name, wanted=spec)
-            )
+            new = _adoption(spec, seen[spec.name]) if spec.domain else Change(Action.CREATE, spec.name, wanted=spec)
+            changes.append(new)
             continue
         change = _change(spec, record, seen[spec.name], expired=spec.name in expired)
         if change is None:
@@ -155,9 +152,13 @@ def make_plan(
         if name not in names:
             lost = () if record.adopted else ("system disk", *(disk.name for disk in record.machine.disks))
             changes.append(Change(Action.DELETE, name, (Reason("name", "not in the file"),), record=record, lost=lost))
-    _refuse_shrinking(changes)
-    _refuse_touching_protected(changes)
     return Plan(lab, tuple(changes), tuple(kept))
+
+
+def refuse_losses(plan: Plan) -> None:
+    """Raise :class:`SpecError` if a data disk would shrink, :class:`Protected` if a protected VM would lose data."""
+    _refuse_shrinking(plan.changes)
+    _refuse_touching_protected(plan.changes)
 
 
 def _refuse_touching_protected(changes: Sequence[Change]) -> None:
@@ -231,7 +232,7 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Cha
     else:
         action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
         reboot = heaviest is not _Cost.NONE or any(reason.field in _NEEDS_REBOOT for reason in reasons if reason.drift)
-        reboot = reboot and seen.state is DomainState.RUNNING
+        reboot = reboot and seen.state in _ON
     change = Change(action, spec.name, reasons, spec, record, reboot=reboot)
     lost += [*change.dropped, *_lost_disks(record, seen)]
     return replace(change, lost=tuple(dict.fromkeys(lost)))
@@ -253,7 +254,7 @@ def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | N
     differences = list(_differences(before, wishes_of(spec)))
     if not differences:
         return None
-    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state is not DomainState.STOPPED
+    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state in _ON
     reasons = tuple(reason for reason, _ in differences)
     return Change(Action.CHANGE, spec.name, reasons, spec, record, reboot=reboot)
 
@@ -269,6 +270,8 @@ class _Cost(StrEnum):
     SYSTEM_DISK = "2"
 
 
+# A guest has what its definition said when it was powered on.
+_ON = (DomainState.RUNNING, DomainState.PAUSED)
 # Fields of a machine that can be changed where they are. All others end in a new system disk.
 _COSTS = {
     "cpus": _Cost.REBOOT,

@@ -123,7 +123,7 @@ def record_again(ctx: Context, spec: VMSpec, *, networks: Container[str] = ()) -
         address=nics[0].address, nics=nics_column(nics), cpus=spec.cpus, memory=spec.memory,
         disk=system_disk_size(spec, image), consoles=spec.consoles, spec=wishes_of(spec).model_dump_json(),
         labels=labels_column(spec.labels), protected=spec.protect,
-        expires=ctx.store.expiry(spec.ttl) or vm.expires,
+        expires=ctx.store.expiry(spec.ttl),
     )  # fmt: skip
 
 

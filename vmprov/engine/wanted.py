@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vmprov.engine.context import Context, check_place
 from vmprov.engine.observe import Seen, observe
-from vmprov.engine.plan import Plan, make_plan
-from vmprov.errors import SpecError
+from vmprov.engine.plan import Plan, make_plan, refuse_losses
+from vmprov.errors import NotFound, SpecError
 from vmprov.spec.lab import LabSpec, VMSpec
 from vmprov.spec.machine import Machine
 from vmprov.store import VMRecord
@@ -80,18 +80,24 @@ def _orchestrations(ctx: Context, vms: Iterable[VMSpec], flows: Mapping[str, Flo
     return {flow: one for flow, one in found.items() if one is not None}
 
 
-def plan_lab(ctx: Context, lab: Wanted) -> Plan:
-    """What makes the lab as it is wanted. Reads only; a host that is not up has nothing."""
+def plan_lab(ctx: Context, lab: Wanted, targets: Sequence[str] = ()) -> Plan:
+    """What makes the lab as it is wanted; of all VMs, or of ``targets``. Reads only; a host that is not up has nothing.
+
+    Raises :class:`SpecError` and its kinds, and :class:`vmprov.errors.Failed`, if it cannot be done, as far as that
+    shows before it is.
+    """
     check_place(ctx, lab.lab.lab)
     records = ctx.store.vms(lab.lab.lab)
     _refuse_others(ctx, lab)
     seen = _domains_to_adopt(ctx, lab, records) | observe(ctx, records)
     expired = {vm.name for vm in ctx.store.expired()}
     plan = make_plan(lab.lab.lab, lab.lab.vms, records, seen, expired)
+    plan = _targeted(lab.lab, plan, targets) if targets else plan
+    refuse_losses(plan)
     if plan:
         from vmprov.engine.feasible import check_plan
 
-        check_plan(ctx, plan, networks=lab.lab.made_networks)
+        check_plan(ctx, plan, seen, networks=lab.lab.made_networks)
     return plan
 
 
@@ -100,17 +106,29 @@ def _domains_to_adopt(ctx: Context, lab: Wanted, records: Sequence[VMRecord]) ->
     recorded = {vm.name: vm for vm in records}
     seen = {}
     for vm in lab.lab.vms:
-        if not vm.domain:
-            continue
-        if vm.name not in recorded:
-            from vmprov.engine.admit import check_domain
+        record = recorded.get(vm.name)
+        if record is not None:
+            _refuse_another(vm, record)
+        elif vm.domain:
+            from vmprov.engine.admit import look_at
 
-            seen[vm.name] = Seen(check_domain(ctx, vm.domain).state)
-        elif not recorded[vm.name].adopted:
-            raise SpecError(
-                f"{vm.name} is a VM of ours, and not domain {vm.domain!r}", hint="remove domain, or rename it"
-            )
+            seen[vm.name] = look_at(ctx, vm.domain)
     return seen
+
+
+def _refuse_another(vm: VMSpec, record: VMRecord) -> None:
+    """Whose a VM's domain is stays as it is."""
+    if vm.domain and not record.adopted:
+        raise SpecError(f"{vm.name} is a VM of ours, and not domain {vm.domain!r}", hint="remove domain, or rename it")
+    if record.adopted and vm.domain != record.domain:
+        raise SpecError(
+            f"{vm.name} is domain {record.domain!r}, which was imported, and not {_meant(vm)}",
+            hint=f"write domain: {record.domain}, or forget it first: vmprov delete {vm.name}",
+        )
+
+
+def _meant(vm: VMSpec) -> str:
+    return repr(vm.domain) if vm.domain else "one of ours"
 
 
 def _refuse_others(ctx: Context, lab: Wanted) -> None:
@@ -119,3 +137,33 @@ def _refuse_others(ctx: Context, lab: Wanted) -> None:
     for vm in ctx.store.vms():
         if vm.name in names and vm.lab != lab.lab.lab:
             raise SpecError(f"there is a VM called {vm.name!r} already, in lab {vm.lab}", hint="choose another name")
+
+
+def _targeted(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> Plan:
+    """The part of the plan that is about ``targets``.
+
+    Raises :class:`SpecError` if one of them comes after a VM that is not among them, and is not ready.
+    """
+    part = plan.only(_chosen(lab, plan, targets))
+    chosen = {change.name for change in part.changes}
+    awaited = {change.name for change in plan.changes if change.makes_ready} - chosen
+    for vm in lab.vms:
+        if vm.name in chosen and (missing := [name for name in lab.waits_for(vm) if name in awaited]):
+            raise SpecError(
+                f"{vm.name} comes after {', '.join(missing)}, which is not ready",
+                hint=f"add {' '.join(f'--target {name}' for name in missing)}",
+            )
+    return part
+
+
+def _chosen(lab: LabSpec, plan: Plan, targets: Sequence[str]) -> list[str]:
+    known = {vm.name for vm in lab.vms} | {change.name for change in plan.changes}
+    chosen: list[str] = []
+    for target in targets:
+        if target in lab.groups:
+            chosen += [vm.name for vm in lab.groups[target]]
+        elif target in known:
+            chosen.append(target)
+        else:
+            raise NotFound(f"lab {lab.lab} has no VM called {target!r}", hint="see: vmprov plan")
+    return chosen

@@ -166,6 +166,9 @@ def override(
         if not equals or not steps:
             problems.append(Problem(NOWHERE, "write it as vms.web.memory=8GiB", source))
             continue
+        if steps[0] == "base":
+            problems.append(Problem(NOWHERE, "what a file lies over can only be said in the file", source))
+            continue
         try:
             number = kind_at(model, steps) in (int, float, bool)
             tree = _graft(tree, steps, _parsed(text, source, directory, number=number))

@@ -27,6 +27,7 @@ from vmprov.flows.grammar import KEYS, Flow, Input
 from vmprov.flows.machine import Action, Entered, Machine, Send
 from vmprov.flows.verdict import StageTime, Verdict
 from vmprov.locks import Turn
+from vmprov.paths import make_private
 from vmprov.store import VMRecord
 from vmprov.waiting import Cancel, Deadline, wait_until
 
@@ -65,6 +66,7 @@ def begin(ctx: Context, vm: VMRecord, flow: Flow, *, limit: float | None, proof:
 
 def keep_beginning(directory: Path, flow: Flow, beginning: Beginning) -> None:
     """Write down what is watched, and from where on."""
+    make_private(directory)
     _write(directory / "flow.json", flow.model_dump_json(by_alias=True, exclude_defaults=True, indent=1))
     _write(directory / "timeline.json", "[]")
     _write(directory / "watch.json", json.dumps(asdict(beginning)))

@@ -11,12 +11,12 @@ from vmprov.hypervisor.hardware import with_screen_password, without_passwords
 from vmprov.store import VMRecord
 
 
-def keep_definition(ctx: Context, vm: VMRecord) -> None:
-    """Keep what the VM's domain will be at its next start; its screen's password has a file of its own."""
+def keep_definition(ctx: Context, vm: VMRecord, definition: str = "") -> None:
+    """Keep a definition, or what the VM's domain will be at its next start; its password has a file of its own."""
     path = ctx.home.definition(vm.name)
     draft = path.with_name(f".{path.name}.part")
     with open(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:  # noqa: PTH123
-        file.write(without_passwords(ctx.hypervisor.domain_definition(vm.domain)))
+        file.write(without_passwords(definition or ctx.hypervisor.domain_definition(vm.domain)))
     draft.replace(path)
 
 

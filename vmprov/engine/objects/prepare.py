@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from vmprov.console import ports
@@ -14,7 +14,7 @@ from vmprov.console.relay import daemon_log
 from vmprov.drivers import DataDisk, Firmware, Order, Uart
 from vmprov.engine.context import Context
 from vmprov.engine.objects import base_volume, nics, volumes
-from vmprov.errors import Failed, SpecError
+from vmprov.errors import SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
 from vmprov.locks import exclusive
@@ -28,19 +28,6 @@ from vmprov.waiting import Deadline
 _LOCK_LIMIT = 300.0
 
 
-@contextmanager
-def _needing_files() -> Iterator[None]:
-    """Files that cannot be written fail the VM that needs them, like anything else that can go wrong."""
-    try:
-        yield
-    except OSError as problem:
-        raise Failed(
-            f"cannot write {problem.filename or 'a file'}: {problem.strerror or problem}",
-            hint="see that the disk is not full, and what is at that place",
-        ) from problem
-
-
-@_needing_files()
 def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
     """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
     with _lab_locked(ctx, lab):
@@ -64,7 +51,6 @@ def _lab_locked(ctx: Context, lab: str) -> AbstractContextManager[None]:
     return exclusive(ctx.home.lock(f"lab-{lab}"), Deadline(_LOCK_LIMIT), f"lab {lab}", cancel=ctx.cancel)
 
 
-@_needing_files()
 def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     """Make the VM's own networks, disks, firmware and seed, if they are not there; returns the order for the driver."""
     image = ctx.images.get(vm.image) if vm.image else None

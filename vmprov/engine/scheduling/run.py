@@ -190,12 +190,19 @@ class Run:
     def _do(self, crew: Sequence[Step]) -> Mapping[str, VmprovError]:
         for step in crew:
             self._journal.note(step, StepState.DOING)
-        together = crew[0].together
-        problems = together([step.key for step in crew]) if together else self._attempt(crew[0])
+        problems = self._attempt_together(crew) if crew[0].together else self._attempt(crew[0])
         for step in crew:
             problem = problems.get(step.key)
             self._journal.note(step, StepState.FAILED if problem else StepState.DONE, str(problem or ""))
         return problems
+
+    def _attempt_together(self, crew: Sequence[Step]) -> Mapping[str, VmprovError]:
+        together, keys = crew[0].together, [step.key for step in crew]
+        assert together is not None
+        try:
+            return together(keys)
+        except OSError as problem:
+            return dict.fromkeys(keys, _without_file(problem))
 
     def _attempt(self, step: Step) -> Mapping[str, VmprovError]:
         pauses = iter(self._backoff)
@@ -207,6 +214,8 @@ class Run:
                 pause = next(pauses, None) if problem.passing else None
                 if pause is None:
                     return {step.key: problem}
+            except OSError as problem:
+                return {step.key: _without_file(problem)}
             try:
                 self._cancel.sleep(pause)
             except Interrupted as interrupted:
@@ -291,9 +300,10 @@ class Run:
         self._journal.note(step, StepState.UNDOING)
         try:
             step.undo()
-        except VmprovError as problem:
-            self._journal.note(step, StepState.LEFT, str(problem))
-            return str(problem)
+        except (VmprovError, OSError) as problem:
+            told = problem if isinstance(problem, VmprovError) else _without_file(problem)
+            self._journal.note(step, StepState.LEFT, str(told))
+            return str(told)
         self._journal.note(step, StepState.UNDONE)
         return ""
 
@@ -321,3 +331,11 @@ class Run:
             order.done(*keys)
         for name, problems in left.items():
             self._observer.undone(name, problems)
+
+
+def _without_file(problem: OSError) -> Failed:
+    """A file that cannot be used fails the subject that needs it, like anything else that can go wrong."""
+    return Failed(
+        f"cannot use {problem.filename or 'a file'}: {problem.strerror or problem}",
+        hint="see that the disk is not full, and what is at that place",
+    )

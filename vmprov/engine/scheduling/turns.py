@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vmprov.capacity import sensible_parallelism
 from vmprov.engine.context import Context
-from vmprov.errors import WaitTimeout
+from vmprov.errors import SpecError, WaitTimeout
 from vmprov.events import Note
 from vmprov.locks import Turn
 from vmprov.waiting import Deadline, wait_until
@@ -22,6 +22,12 @@ def boots_at_once(ctx: Context, memory: int) -> int:
     """How many VMs of a size (bytes) may boot at once, by the host's cores and memory."""
     kvm = ctx.host.acceleration().kind == "kvm"
     return sensible_parallelism(ctx.hypervisor.node(), memory=memory, kvm=kvm)
+
+
+def check_parallel(parallel: int) -> None:
+    """Raise :class:`SpecError` for a number of VMs that cannot boot at once; 0 means as many as the host boots."""
+    if parallel < 0:
+        raise SpecError(f"--parallel must be at least 0, not {parallel}")
 
 
 class BootTurns:
