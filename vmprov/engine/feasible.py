@@ -30,7 +30,7 @@ def check_plan(ctx: Context, plan: Plan, seen: Mapping[str, Seen], *, networks: 
     _check_adopted(plan, seen)
     wanted = [change.wanted for change in plan.changes if change.wanted is not None and _makes_something(change)]
     created = [change.wanted for change in plan.changes if change.wanted and change.action is Action.CREATE]
-    started = [seen[one.name].hardware for one in plan.changes if one.action is Action.ADOPT and one.boots]
+    started = [seen[one.name].hardware for one in plan.changes if one.action is Action.ADOPT and one.starts]
     more = {change.name: more for change in plan.changes if (more := _more_memory(change))}
     if not (wanted or started or more):
         return

@@ -67,7 +67,12 @@ class Change:
     @property
     def makes_ready(self) -> bool:
         """Whether the VM is not ready before this was done."""
-        return self.action in (Action.CREATE, Action.REPLACE, Action.ADOPT) or self._mends_state
+        return self.action in (Action.CREATE, Action.REPLACE) or self._mends_state
+
+    @property
+    def starts(self) -> bool:
+        """Whether the VM was off, and is powered on for this; one that is paused has its memory already."""
+        return any(reason.field == "state" and reason.was != DomainState.PAUSED for reason in self.reasons)
 
     @property
     def dropped(self) -> tuple[str, ...]:

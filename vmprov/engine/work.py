@@ -130,7 +130,8 @@ class Work:
         self._touched.add(vm.name)
         recorded = self._of(vm, "record", "record it", undo=self._undo_making, before=True)
         if change.boots:
-            self.change(replace(change, record=vm), after=after, needs=[recorded], takes={MEMORY: vm.memory})
+            memory = {MEMORY: vm.memory + MEMORY_OVERHEAD_PER_VM} if change.starts else {}
+            self.change(replace(change, record=vm), after=after, needs=[recorded], takes=memory)
 
     def change(
         self,
