@@ -11,7 +11,7 @@ import pytest
 from tests.unit.simulated import make_image
 from tests.unit.test_engine import left
 from vmprov import Settings, Vmprov
-from vmprov.errors import Failed, LibvirtFailed, NotFound, Protected, SpecError
+from vmprov.errors import Failed, LibvirtFailed, NameTaken, NotFound, Protected, SpecError
 from vmprov.events import Changed, Event, Forgotten, Recorded, StageChanged
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.fake import FakeHypervisor
@@ -512,6 +512,224 @@ def test_a_number_of_machines_that_cannot_boot_at_once_is_refused_before_anythin
         vmprov.rebuild(["vm"], parallel=-1)
 
     assert (vmprov.store.vm("vm").state, actions(vmprov, BASE + "vms: {vm: {}}\n")) == ("ready", {})
+
+
+def test_a_change_that_is_tried_again_is_made_as_if_it_were_the_first_time(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {disks: [{name: a, size: 1GiB}]}}\n"
+    vmprov.apply(lab(text))
+    fake.fail("start_domain", LibvirtFailed("busy", passing=True))
+
+    result = vmprov.apply(lab(text.replace("{name: a, size: 1GiB}", "{name: a, size: 2GiB}, {name: b, size: 1GiB}")))
+
+    assert (result.ok, fake.domain(domain_of(vmprov, "vm")).state) == (True, DomainState.RUNNING)
+    sizes = {volume.name.split(".")[1]: volume.capacity >> 30 for volume in fake.volumes("default")}
+    assert (sizes["a"], sizes["b"]) == (2, 1)
+
+
+def test_disks_are_dropped_once_nothing_is_going_to_be_undone(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {a: {disks: [{name: logs, size: 1GiB}]}, gone: {}}\n"
+    vmprov.apply(lab(text))
+    before = {volume.name for volume in fake.volumes("default") if "gone" not in volume.name}
+    fake.fail("start_domain", LibvirtFailed("no luck"), when=lambda name: name.endswith("-b"))
+
+    result = vmprov.apply(lab(BASE + "vms: {a: {}, b: {after: [a]}}\n"), on_failure="rollback-lab")
+
+    assert {vm.name: vm.state for vm in result.vms} == {"a": "running", "b": "removed", "gone": "removed"}
+    assert {vm.name: vm.verdict for vm in result.vms} == {"a": "failed", "b": "failed", "gone": "success"}
+    assert {volume.name for volume in fake.volumes("default")} == before
+    assert fake.domain(domain_of(vmprov, "a")).state is DomainState.RUNNING
+    assert actions(vmprov, BASE + "vms: {a: {disks: [{name: logs, size: 1GiB}]}}\n") == {}
+
+
+def test_a_disk_that_could_not_be_dropped_is_told_and_dropped_by_the_next_apply(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    vmprov.apply(lab(BASE + "vms: {vm: {disks: [{name: logs, size: 1GiB}]}}\n"))
+    fake.fail("remove_volume", LibvirtFailed("busy"))
+    fewer = BASE + "vms: {vm: {}}\n"
+
+    first = vmprov.apply(lab(fewer))
+    change = vmprov.plan(lab(fewer)).changes[0]
+    second = vmprov.apply(lab(fewer))
+
+    assert (first.exit_code, first.vms[0].state) == (4, "broken")
+    assert "not everything else is gone: volume" in first.vms[0].why
+    assert (change.action.value, change.reboot, change.lost) == ("mend", False, ())
+    assert str(change.reasons[0]).endswith(".logs.img is left over")
+    assert (second.ok, actions(vmprov, fewer)) == (True, {})
+    assert [volume.name for volume in fake.volumes("default") if "logs" in volume.name] == []
+
+
+def test_what_is_recorded_of_a_disk_that_was_dropped_already_ruins_nothing(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + "vms: {vm: {}}\n"))
+    vmprov.store.own(
+        lab="trial", vm="vm", host="fake:", kind="volume", name=f"{domain_of(vmprov, 'vm')}.old.img", pool="default"
+    )
+
+    assert actions(vmprov, BASE + "vms: {vm: {}}\n") == {"vm": "mend"}
+    assert vmprov.apply(lab(BASE + "vms: {vm: {}}\n")).ok
+    assert actions(vmprov, BASE + "vms: {vm: {}}\n") == {}
+
+
+@pytest.mark.parametrize("method", ["create_volume", "start_domain", "define_domain"])
+def test_a_machine_whose_change_failed_and_was_kept_does_not_lose_its_disk(
+    vmprov: Vmprov, fake: FakeHypervisor, method: str
+) -> None:
+    text = BASE + "vms: {vm: {disks: [%s]}}\n"
+    vmprov.apply(lab(text % ""))
+    fake.fail(method, LibvirtFailed("no luck"))
+
+    result = vmprov.apply(lab(text % "{size: 1GiB}"), on_failure="keep")
+    plans = [vmprov.plan(lab(text % disks)).changes[0] for disks in ("", "{size: 1GiB}")]
+
+    assert (result.exit_code, result.vms[0].verdict) == (1, "failed")
+    assert [(plan.action.value, plan.lost) for plan in plans if plan.action.value == "replace"] == []
+    assert vmprov.apply(lab(text % "{size: 1GiB}")).ok
+    assert actions(vmprov, text % "{size: 1GiB}") == {}
+
+
+def test_who_protects_a_machine_in_the_last_moment_is_heard(
+    vmprov: Vmprov, settings: Settings, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {firmware: %s, disks: [{size: 1GiB}]}, new: {}}\n"
+    vmprov.apply(lab(BASE + "vms: {vm: {disks: [{size: 1GiB}]}}\n"))
+    uuid = vmprov.store.vm("vm").uuid
+
+    def protect() -> bool:
+        with Vmprov(settings) as other:
+            other.protect(["vm"])
+        return False
+
+    fake.fail("node", LibvirtFailed("never"), when=protect)
+    with pytest.raises(Protected):
+        vmprov.apply(lab(text % "uefi"))
+
+    assert (vmprov.store.vm("vm").uuid, vmprov.store.vm("vm").protected) == (uuid, True)
+    assert not vmprov.store.has_vm("new")
+
+
+def test_what_others_change_of_a_record_meanwhile_is_not_taken_back(
+    vmprov: Vmprov, settings: Settings, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {memory: %s, ttl: 1h}}\n"
+    vmprov.apply(lab(text % "64MiB"))
+    before = vmprov.store.vm("vm")
+
+    def change(_name: str) -> bool:
+        with Vmprov(settings) as other:
+            other.protect(["vm"])
+            other.renew(["vm"], ttl=10 * 86400.0)
+            other.label(["vm"], {"by": "hand"})
+        return False
+
+    fake.fail("shutdown_domain", LibvirtFailed("never"), when=change)
+    vmprov.apply(lab(text % "96MiB"))
+
+    after = vmprov.store.vm("vm")
+    assert (after.memory, after.protected, dict(after.labels)) == (96 << 20, True, {"by": "hand"})
+    assert after.expires > before.expires + 86400
+
+
+def test_a_domain_that_somebody_renamed_is_told_and_goes_with_its_machine(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    domain = domain_of(vmprov, "vm")
+    fake.power_off_domain(domain)
+    fake.rename_domain(domain, "mine")
+    fake.start_domain("mine")
+
+    with pytest.raises(Failed, match="the domain of vm is called 'mine' now") as refused:
+        vmprov.plan(lab(text))
+
+    assert refused.value.hint.endswith(f"virsh domrename mine {domain}")
+    assert vmprov.drift()[0].drift == [f"domain: mine -> {domain}"]
+    vmprov.delete(everything=True)
+    assert left(vmprov) == set()
+
+
+def test_a_domain_of_others_that_has_our_name_is_not_touched(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {cpus: %s}}\n"
+    vmprov.apply(lab(text % 1))
+    domain = domain_of(vmprov, "vm")
+    fake.remove_domain(domain)
+    fake.define_domain(f"<domain type='qemu'><name>{domain}</name><memory>65536</memory><vcpu>7</vcpu><os><type>hvm</type></os></domain>")
+    theirs = fake.domain_definition(domain)
+
+    for cpus in (1, 2):
+        with pytest.raises(Failed, match=f"somebody else's is called '{domain}'"):
+            vmprov.apply(lab(text % cpus))
+
+    vmprov.delete(everything=True)
+    assert fake.domain_definition(domain) == theirs
+
+
+def test_a_guest_that_was_asked_to_shut_down_runs_again_after_an_interruption(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {memory: %s}}\n"
+    vmprov.apply(lab(text % "64MiB"))
+
+    def interrupt(_name: str) -> bool:
+        vmprov.cancel.set()
+        return False
+
+    fake.fail("shutdown_domain", LibvirtFailed("never"), when=interrupt)
+    result = vmprov.apply(lab(text % "96MiB"))
+
+    assert (result.vms[0].verdict, fake.domain(domain_of(vmprov, "vm")).state) == ("cancelled", DomainState.RUNNING)
+    assert vmprov.store.vm("vm").memory == 64 << 20
+
+
+def test_protected_machines_that_were_imported_stay_in_the_lab(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    fake.define_domain("<domain type='qemu'><name>ext</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>")
+    vmprov.apply(lab(BASE + "vms: {ext: {domain: ext, protect: true}, vm: {}}\n"))
+
+    with pytest.raises(Protected):
+        vmprov.plan(lab(BASE + "vms: {vm: {}}\n"))
+
+
+def test_what_was_never_finished_goes_though_it_is_protected(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + "vms: {a: {}, b: {protect: true}}\n"))
+    vmprov.store.update_vm("b", state="creating")
+
+    result = vmprov.apply(lab(BASE + "vms: {a: {}}\n"))
+
+    assert (result.ok, [vm.state for vm in result.vms]) == (True, ["removed"])
+
+
+def test_without_a_kept_definition_a_machine_is_not_mended_and_not_rebooted_either(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    domain = domain_of(vmprov, "vm")
+    fake.define_domain(with_memory(fake.domain_definition(domain), 32 * 1024**2))
+    vmprov.home.definition("vm").unlink()
+    log = vmprov.home.console_log("vm", 0).read_bytes()
+
+    result = vmprov.apply(lab(text))
+
+    assert (result.exit_code, "was not kept" in result.vms[0].why) == (1, True)
+    assert (fake.domain(domain).state, vmprov.home.console_log("vm", 0).read_bytes()) == (DomainState.RUNNING, log)
+
+
+def test_a_system_disk_smaller_than_the_one_there_is_needs_a_new_one(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE + "vms: {vm: {}}\n"))
+
+    same, smaller = (vmprov.plan(lab(BASE + f"vms: {{vm: {{disk: {disk}}}}}\n")) for disk in ("10GiB", "1GiB"))
+
+    assert (list(same.changes), [(one.action.value, one.lost) for one in smaller.changes]) == (
+        [], [("replace", ("system disk",))],
+    )  # fmt: skip
+
+
+def test_a_name_that_a_lab_has_is_refused_in_the_plan(vmprov: Vmprov) -> None:
+    vmprov.apply(lab(BASE.replace("trial", "other") + "vms: {vm: {}}\n"))
+
+    with pytest.raises(NameTaken, match="a VM and a lab cannot have the same name"):
+        vmprov.plan(lab(BASE + "vms: {other: {}}\n"))
 
 
 def test_a_failure_that_passes_is_no_failure(vmprov: Vmprov, fake: FakeHypervisor) -> None:

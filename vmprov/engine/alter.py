@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.judging.ready import proof_of
 from vmprov.engine.judging.watch import Beginning, begin
-from vmprov.engine.objects import volumes
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.definition import keep_definition, kept_definition
 from vmprov.engine.objects.nics import connect
 from vmprov.engine.objects.prepare import (
+    find_disk,
     make_consoles,
     make_disk,
     make_firmware,
     make_seed,
-    prepare_lab,
+    prepare_key,
     prepare_networks,
 )
+from vmprov.engine.objects.remove import remove_strays
+from vmprov.engine.objects.volumes import disk_of, volumes_of
 from vmprov.engine.plan import Change, wishes_of
 from vmprov.errors import Failed, WaitTimeout
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
 from vmprov.paths import make_private
+from vmprov.spec.machine import Disk
 from vmprov.store import VMRecord, labels_column
 from vmprov.waiting import Deadline
 
 # Seconds for which a guest is asked to shut down, before the plug is pulled.
 _SHUTDOWN_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A domain as it was found; ``definition`` is empty where there was none."""
+
+    state: DomainState
+    definition: str
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a guest was in it."""
+        return self.state in (DomainState.RUNNING, DomainState.PAUSED)
 
 
 class Alteration:
@@ -42,39 +60,52 @@ class Alteration:
         self._ctx = ctx
         self._change = change
         self._vm: VMRecord = change.record
-        # What it had, and what of it was right.
-        self._definition = ""
+        self._before: _Before | None = None
+        # Of the definition that it had, what was right.
         self._right = ""
-        self._was_running = False
-        self._powered_on = False
         self._defined = False
+        self._switched = False
         self._grown: list[str] = []
-        self._added: list[str] = []
+        self._replaced: dict[str, Any] = {}
 
     def do(self) -> Beginning | None:
         """Make the change; returns where the watch begins if the VM was powered on for it.
 
-        The record is changed last: whatever is killed before that is found again as a difference.
+        It can be called again after a failure. The record is changed last: whatever is killed before that is found
+        again as a difference.
         """
         ctx, vm, change = self._ctx, self._vm, self._change
-        found = ctx.hypervisor.domain(vm.domain)
-        if vm.adopted and (found.state is DomainState.MISSING or found.uuid != vm.uuid):
-            raise Failed("its domain is gone since a moment ago", hint="look at the new plan")
-        self._was_running = found.state in (DomainState.RUNNING, DomainState.PAUSED)
+        found = self._find()
+        before = self._before = self._before or found
         if found.state is DomainState.PAUSED:
             ctx.hypervisor.resume_domain(vm.domain)
         make_private(ctx.home.vm(vm.name))
         # First what can fail without the guest noticing.
         self._make_again({reason.field for reason in change.reasons if reason.drift})
+        definition = self._new_definition(before)
         if change.reboot:
             self._power_off()
-        self._define(found.state is DomainState.MISSING)
+        if definition:
+            self._grow()
+            self._defined = True
+            ctx.hypervisor.define_domain(definition)
+            keep_definition(ctx, vm)
         self._record()
         annotate(ctx, vm.name)
-        if self._was_running and not change.reboot:
+        if before.is_on and not change.reboot:
             return None
-        off = not self._was_running and not any(reason.field == "state" for reason in change.reasons)
+        off = not before.is_on and not change.starts
         return None if off else self._power_on()
+
+    def _find(self) -> _Before:
+        found = self._ctx.hypervisor.domain(self._vm.domain)
+        if found.state is DomainState.MISSING:
+            if self._vm.adopted:
+                raise Failed("its domain is gone since a moment ago", hint="look at the new plan")
+            return _Before(found.state, "")
+        if found.uuid != self._vm.uuid:
+            raise Failed(f"somebody else's domain is called {found.name!r}", hint="remove or rename that")
+        return _Before(found.state, self._ctx.hypervisor.domain_definition(found.name))
 
     def _make_again(self, lost: Collection[str]) -> None:
         """Make again what surrounds the domain, and was lost."""
@@ -85,48 +116,41 @@ class Alteration:
         if "nvram" in lost:
             make_firmware(ctx, vm, vm.machine)
         if "seed" in lost:
-            prepare_lab(ctx, vm.lab, [vm])
+            prepare_key(ctx, vm.lab)
             make_seed(ctx, vm)
 
     def undo(self) -> None:
         """Give the VM back what it had."""
-        ctx, vm = self._ctx, self._vm
-        if self._defined or (self._change.reboot and self._definition):
+        ctx, vm, before = self._ctx, self._vm, self._before
+        if before is None:
+            return
+        if self._switched:
+            # A guest may be about to shut down still.
             ctx.hypervisor.power_off_domain(vm.domain)
-            ctx.hypervisor.define_domain(self._definition)
-        if self._right:
+        if self._defined:
+            ctx.hypervisor.define_domain(before.definition or self._right)
             keep_definition(ctx, vm, self._right)
-        had = {disk.name for disk in vm.machine.disks}
-        self._remove_disks([name for name in self._added if name not in had])
         ctx.store.update_vm(
-            vm.name, cpus=vm.cpus, memory=vm.memory, disk=vm.disk, spec=vm.spec, labels=labels_column(vm.labels),
-            protected=vm.protected, expires=vm.expires, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow,
-            judgement=vm.judgement,
+            vm.name, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow, judgement=vm.judgement,
+            **self._replaced,
         )  # fmt: skip
+        remove_strays(ctx, ctx.store.vm(vm.name))
         annotate(ctx, vm.name)
-        if self._was_running:
+        if self._switched and before.is_on:
             ctx.hypervisor.start_domain(vm.domain)
-        elif self._powered_on:
-            ctx.hypervisor.power_off_domain(vm.domain)
         if self._grown:
             told = ", ".join(self._grown)
             ctx.events.emit(Note(text=f"{vm.name} has what it had, but disks do not shrink: {told} stays larger"))
 
-    def drop_disks(self) -> None:
-        """Remove the volumes of data disks that the VM no longer has."""
-        self._remove_disks(self._change.dropped)
-        annotate(self._ctx, self._vm.name)
-
-    def _remove_disks(self, names: Iterable[str]) -> None:
-        ctx, vm = self._ctx, self._vm
-        for name in names:
-            volume = volumes.of_disk(ctx, vm, name)
-            ctx.hypervisor.remove_volume(ctx.host.pool, volume)
-            for owned in ctx.store.owned(vm=vm.name, kind="volume"):
-                if owned.name == volume:
-                    ctx.store.disown(owned.id)
+    def finish(self) -> None:
+        """Remove the volumes of disks that the VM no longer has; from here on, there is no way back."""
+        vm = self._ctx.store.vm(self._vm.name)
+        if volumes_of(self._ctx, vm).strays:
+            remove_strays(self._ctx, vm)
+            annotate(self._ctx, vm.name)
 
     def _power_off(self) -> None:
+        self._switched = True
         try:
             power.stop(self._ctx, self._vm, Deadline(_SHUTDOWN_LIMIT), force=False)
         except WaitTimeout:
@@ -135,62 +159,67 @@ class Alteration:
 
     # the definition
 
-    def _define(self, missing: bool) -> None:
-        """Give the domain its definition: the one it has, or the kept one, with what is wanted put into it."""
-        ctx, vm = self._ctx, self._vm
+    def _new_definition(self, before: _Before) -> str:
+        """The one it has, or the kept one, with what is wanted put into it; empty if it can stay as it is."""
+        ctx, vm, wanted = self._ctx, self._vm, self._change.wanted
+        if vm.adopted or wanted is None:
+            return ""
         fields = {reason.field for reason in self._change.reasons}
-        if not missing:
-            self._definition = ctx.hypervisor.domain_definition(vm.domain)
         # Of a definition that others changed, more may be wrong than we look at.
-        drifted = missing or any(reason.drift and reason.field in _HARDWARE for reason in self._change.reasons)
-        if not drifted and not fields & set(_DEFINED):
-            return
-        wanted = wishes_of(self._change.wanted) if self._change.wanted is not None else vm.machine
-        self._right = kept_definition(ctx, vm) if drifted else self._definition
-        self._definition = self._definition or self._right
+        drifted = any(reason.drift and reason.field in _HARDWARE for reason in self._change.reasons)
+        if before.definition and not drifted and fields.isdisjoint(_DEFINED):
+            return ""
+        self._right = before.definition if before.definition and not drifted else kept_definition(ctx, vm)
         definition = with_memory(with_cpus(self._right, wanted.cpus), wanted.memory)
-        if "disk" in fields and wanted.disk is not None:
-            self._grown.append("the system disk")
-            ctx.hypervisor.grow_volume(ctx.host.pool, volumes.of_disk(ctx, vm, ""), wanted.disk)
-        definition = self._with_data_disks(definition) if "disks" in fields else definition
-        self._defined = True
-        ctx.hypervisor.define_domain(definition)
-        keep_definition(ctx, vm)
+        return self._with_data_disks(definition, wanted.disks) if "disks" in fields else definition
 
-    def _with_data_disks(self, definition: str) -> str:
+    def _with_data_disks(self, definition: str, wanted: Sequence[Disk]) -> str:
+        """The definition with all disks that are wanted, which are there then, and without those that are not."""
         ctx, vm = self._ctx, self._vm
-        assert self._change.wanted is not None
-        for disk in vm.machine.disks:
-            if disk.name in self._change.dropped:
-                definition = without_disk(definition, disk.name)
-        sizes = {disk.name: disk.size for disk in vm.machine.disks}
-        for disk in self._change.wanted.disks:
-            if disk.size > sizes.get(disk.name, disk.size):
-                self._grown.append(disk.name)
-            if ctx.hypervisor.volume(ctx.host.pool, volumes.of_disk(ctx, vm, disk.name)) is None:
-                self._added.append(disk.name)
-            made = make_disk(ctx, vm, disk)
+        strays = (disk_of(stray.name) for stray in volumes_of(ctx, vm).strays)
+        for name in (*self._change.dropped, *strays):
+            definition = without_disk(definition, name)
+        for disk in wanted:
+            made = find_disk(ctx, vm, disk.name) or make_disk(ctx, vm, disk)
             definition = with_disk(definition, made.path, serial=made.serial)
         return definition
 
-    def _record(self) -> None:
-        wanted = self._change.wanted
+    def _grow(self) -> None:
+        """Give disks the size that is wanted; nobody may be using them."""
+        ctx, vm, wanted = self._ctx, self._vm, self._change.wanted
         if wanted is None:
             return
-        machine = wishes_of(wanted)
-        if self._vm.adopted:
-            kept = {"labels": machine.labels, "protect": machine.protect, "ttl": machine.ttl}
-            machine = self._vm.machine.model_copy(update=kept)
-            cpus, memory, disk = self._vm.cpus, self._vm.memory, self._vm.disk
-        else:
-            cpus, memory, disk = machine.cpus, machine.memory, machine.disk or self._vm.disk
-        expires = self._vm.expires
-        if any(reason.field == "ttl" for reason in self._change.reasons):
-            expires = self._ctx.store.expiry(machine.ttl)
-        self._ctx.store.update_vm(
-            self._vm.name, cpus=cpus, memory=memory, disk=disk, spec=machine.model_dump_json(),
-            labels=labels_column(wanted.labels), protected=wanted.protect, expires=expires,
-        )  # fmt: skip
+        if wanted.disk is not None and any(reason.field == "disk" for reason in self._change.reasons):
+            ctx.hypervisor.grow_volume(ctx.host.pool, volumes_of(ctx, vm).disk(""), wanted.disk)
+            self._grown.append("the system disk")
+        sizes = {disk.name: disk.size for disk in vm.machine.disks}
+        for disk in wanted.disks:
+            if disk.size > sizes.get(disk.name, disk.size):
+                make_disk(ctx, vm, disk)
+                self._grown.append(disk.name)
+
+    def _record(self) -> None:
+        """Write down what differs by the plan, and nothing else: others may have changed the rest meanwhile."""
+        vm, wanted = self._vm, self._change.wanted
+        told = {reason.field for reason in self._change.reasons if not reason.drift}
+        if wanted is None or not told:
+            return
+        changed: dict[str, Any] = {}
+        if "labels" in told:
+            self._replaced["labels"], changed["labels"] = labels_column(vm.labels), labels_column(wanted.labels)
+        if "protect" in told:
+            self._replaced["protected"], changed["protected"] = vm.protected, wanted.protect
+        if "ttl" in told:
+            self._replaced["expires"], changed["expires"] = vm.expires, self._ctx.store.expiry(wanted.ttl)
+        machine = wishes_of(wanted) if not vm.adopted else vm.machine.model_copy(update={"ttl": wanted.ttl})
+        if not told <= {"labels", "protect"}:
+            changed["spec"] = machine.model_dump_json()
+            self._replaced["spec"] = vm.spec
+        if not vm.adopted:
+            sizes = {"cpus": machine.cpus, "memory": machine.memory, "disk": machine.disk or vm.disk}
+            changed |= sizes
+            self._replaced |= {"cpus": vm.cpus, "memory": vm.memory, "disk": vm.disk}
+        self._ctx.store.update_vm(vm.name, **changed)
 
     def _power_on(self) -> Beginning:
         ctx, vm = self._ctx, self._ctx.store.vm(self._vm.name)
@@ -199,7 +228,7 @@ class Alteration:
         ensure_keeper(ctx.home, ctx.settings, ctx.runner)
         flow, proof = proof_of(vm, None)
         beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
-        self._powered_on = True
+        self._switched = True
         ctx.hypervisor.start_domain(vm.domain)
         return beginning
 

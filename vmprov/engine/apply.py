@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pydantic import SecretStr
 
@@ -11,7 +12,7 @@ from vmprov.engine.context import Context
 from vmprov.engine.create import room
 from vmprov.engine.objects.orchestration import Orchestration, environ_of
 from vmprov.engine.outcome import Outcome
-from vmprov.engine.plan import Action, Change, Plan
+from vmprov.engine.plan import Action, Change, Plan, refuse_losses
 from vmprov.engine.records import record, record_again
 from vmprov.engine.scheduling.steps import OnFailure
 from vmprov.engine.secrets import Secrets
@@ -59,7 +60,8 @@ def apply_plan(
         elif change.action is Action.ADOPT:
             work.adopt(change, ctx.store.vm(change.name), after=after)
         elif change.action is Action.DELETE:
-            work.remove(ctx.store.vm(change.name))
+            vm = ctx.store.vm(change.name)
+            work.discard(vm) if vm.state == "creating" else work.remove(vm)
         else:
             work.change(change, after=after)
     outcomes = {outcome.vm.name: outcome for outcome in work.do()}
@@ -72,6 +74,8 @@ def _record(ctx: Context, lab: Wanted, plan: Plan) -> None:
     actions = {change.name: change.action for change in plan.changes}
     networks = lab.lab.made_networks
     with ctx.store.transaction():
+        # In one go with the records: whoever protects one at the same time is either too late, or heard.
+        refuse_losses(replace(plan, changes=tuple(_as_recorded(ctx, change) for change in plan.changes)))
         for name, action in actions.items():
             if action is Action.ADOPT:
                 admit(ctx, by_name[name].domain, lab=plan.lab, name=name, wishes=by_name[name])
@@ -80,6 +84,10 @@ def _record(ctx: Context, lab: Wanted, plan: Plan) -> None:
         if new := [by_name[name] for name, action in actions.items() if action is Action.CREATE]:
             record(ctx, plan.lab, new, networks=networks)
         ctx.store.update_lab(plan.lab, spec=to_yaml(lab.lab))
+
+
+def _as_recorded(ctx: Context, change: Change) -> Change:
+    return change if change.record is None else replace(change, record=ctx.store.vm(change.name))
 
 
 def _secrets(

@@ -49,9 +49,10 @@ def attend(ctx: Context, vm: VMRecord, image: Image | None, *, ask: Callable[[st
         ctx, vm, image, flow, beginning, Secrets(flow, ask=ask, environ=environ_of(found_again(ctx, vm))).of(vm.name)
     )
     if not is_at_work(ctx, vm.lab):
-        state = "ready" if judged.verdict.kind == "success" else "failed"
+        # One that was ready before has something to lose.
+        state = "ready" if judged.verdict.kind == "success" or vm.state == "ready" else "failed"
         remember(ctx, vm, judged, state=state, seconds=round(judged.verdict.at, 1))
-        ctx.stage(vm.name, "ready" if state == "ready" else judged.verdict.kind, judged.verdict.why)
+        ctx.stage(vm.name, "ready" if judged.verdict.kind == "success" else judged.verdict.kind, judged.verdict.why)
         return ctx.store.vm(vm.name)
     return _as_told(ctx, vm)
 

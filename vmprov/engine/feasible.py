@@ -6,10 +6,11 @@ from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 
 from vmprov import addressing
-from vmprov.capacity import shortage
+from vmprov.capacity import MEMORY_OVERHEAD_PER_VM, memory_left, shortage
 from vmprov.engine.context import Context
 from vmprov.engine.observe import Seen
 from vmprov.engine.plan import Action, Change, Plan
+from vmprov.engine.renames import NEW_NAME
 from vmprov.errors import Failed, NameTaken, SpecError
 from vmprov.firmware import choose_loader, read_certificates
 from vmprov.hypervisor import DomainState
@@ -18,6 +19,7 @@ from vmprov.networks import BRIDGE, MODES
 from vmprov.spec.lab import VMSpec
 from vmprov.spec.machine import Machine
 from vmprov.spec.quantities import format_size
+from vmprov.store import VMRecord
 
 BLANK_DISK = 10 * 1024**3
 
@@ -27,38 +29,56 @@ def check_plan(ctx: Context, plan: Plan, seen: Mapping[str, Seen], *, networks: 
 
     ``seen``: the VMs as they are. ``networks``: names of those that are the lab's. A host that is not up is not asked.
     """
-    _check_adopted(plan, seen)
-    wanted = [change.wanted for change in plan.changes if change.wanted is not None and _makes_something(change)]
-    created = [change.wanted for change in plan.changes if change.wanted and change.action is Action.CREATE]
-    started = [seen[one.name].hardware for one in plan.changes if one.action is Action.ADOPT and one.starts]
+    for change in plan.changes:
+        if change.record is not None and change.wanted is not None:
+            _check_domain(change.record, seen[change.name])
+    made = _wanted(plan, (Action.CREATE, Action.REPLACE))
+    created = _wanted(plan, (Action.CREATE,))
+    check_names(ctx, plan.lab, [one.name for one in plan.changes if one.action in (Action.CREATE, Action.ADOPT)])
+    _check_images(ctx, made)
+    with_firmware = [*made, *_mended(plan, "nvram")]
+    _check_certificates(with_firmware)
+    with_networks = [*made, *_mended(plan, "network")]
     more = {change.name: more for change in plan.changes if (more := _more_memory(change))}
-    if not (wanted or started or more):
-        return
-    ask_host = ctx.host.is_up()
-    check_machines(ctx, wanted, ask_host=ask_host, networks=networks)
-    if ask_host:
+    started = [seen[one.name].hardware for one in plan.changes if one.action is Action.ADOPT and one.starts]
+    if (with_firmware or with_networks or started or more) and ctx.host.is_up():
+        _check_networks(ctx, with_networks, networks)
+        _check_loaders(ctx, with_firmware)
         memory = [spec.memory for spec in created] + [hardware.memory for hardware in started if hardware]
-        doomed = [change.name for change in plan.changes if change.action is Action.DELETE]
-        check_room(ctx, memory, more, doomed=doomed)
+        check_room(ctx, memory, more, doomed=[one.name for one in plan.changes if one.action is Action.DELETE])
         check_unrecorded(ctx, [spec.name for spec in created])
 
 
-def _check_adopted(plan: Plan, seen: Mapping[str, Seen]) -> None:
-    for change in plan.changes:
-        adopted = change.record is not None and change.record.adopted and change.wanted is not None
-        if adopted and seen[change.name].state is DomainState.MISSING:
-            raise Failed(
-                f"the domain of {change.name} is gone; it was imported, and cannot be made again",
-                hint=f"vmprov delete {change.name}",
-            )
+def _wanted(plan: Plan, actions: Container[Action]) -> list[VMSpec]:
+    return [change.wanted for change in plan.changes if change.wanted is not None and change.action in actions]
 
 
-def _makes_something(change: Change) -> bool:
-    """Whether networks, images or certificates are needed for a change."""
-    if change.record is not None and change.record.adopted:
-        return False
-    lost = {reason.field for reason in change.reasons if reason.drift}
-    return change.action in (Action.CREATE, Action.REPLACE) or not lost.isdisjoint(("network", "nvram"))
+def _mended(plan: Plan, lost: str) -> list[VMSpec]:
+    """VMs of ours for which something that they lost is made again."""
+    return [
+        change.wanted
+        for change in plan.changes
+        if change.wanted is not None and any(reason.drift and reason.field == lost for reason in change.reasons)
+    ]
+
+
+def _check_domain(record: VMRecord, seen: Seen) -> None:
+    """Raise :class:`Failed` if a VM's domain is none that we may touch."""
+    if record.adopted and seen.state is DomainState.MISSING:
+        raise Failed(
+            f"the domain of {record.name} is gone; it was imported, and cannot be made again",
+            hint=f"vmprov delete {record.name}",
+        )
+    if seen.robbed:
+        raise Failed(
+            f"the domain of {record.name} is gone, and somebody else's is called {record.domain!r}",
+            hint="remove or rename that",
+        )
+    if seen.domain not in ("", record.domain):
+        raise Failed(
+            f"the domain of {record.name} is called {seen.domain!r} now, and not {record.domain!r}",
+            hint=f"shut it down, and give it its name back: virsh domrename {seen.domain} {record.domain}",
+        )
 
 
 def _more_memory(change: Change) -> int:
@@ -68,20 +88,38 @@ def _more_memory(change: Change) -> int:
     return max(0, change.wanted.memory - change.record.memory)
 
 
-def check_machines(ctx: Context, wanted: Sequence[VMSpec], *, ask_host: bool, networks: Container[str]) -> None:
-    """Raise :class:`SpecError` (or its kinds) for the first thing that is missing for any of these VMs.
+def check_machines(ctx: Context, wanted: Sequence[VMSpec], *, ask_host: bool) -> None:
+    """Raise :class:`SpecError` (or its kinds) for the first thing that is missing for any VM that is to be made.
 
-    ``networks``: names of those that are going to be made for their lab. Without ``ask_host``, what only the host
-    knows is left unchecked.
+    Without ``ask_host``, what only the host knows is left unchecked.
     """
+    _check_images(ctx, wanted)
+    _check_certificates(wanted)
+    if ask_host:
+        _check_networks(ctx, wanted, ())
+        _check_loaders(ctx, wanted)
+
+
+def _check_images(ctx: Context, wanted: Sequence[VMSpec]) -> None:
     images = {name: ctx.images.get(name) for name in dict.fromkeys(spec.image for spec in wanted) if name}
     for spec in wanted:
         system_disk_size(spec, images.get(spec.image))
-    _check_certificates(wanted)
-    if ask_host:
-        _check_networks(ctx, wanted, networks)
-        for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
-            choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
+
+
+def _check_loaders(ctx: Context, wanted: Sequence[Machine]) -> None:
+    for secure in {spec.firmware == "secure-boot" for spec in wanted if spec.firmware != "bios"}:
+        choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
+
+
+def check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
+    """Raise :class:`NameTaken` if new VMs of a lab cannot be called so."""
+    taken = {vm.name for vm in ctx.store.vms()} | ctx.store.leased(host="", kind=NEW_NAME)
+    if clashes := sorted(set(names) & taken):
+        raise NameTaken(
+            f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
+        )
+    if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
+        raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
 
 
 def system_disk_size(spec: Machine, image: Image | None) -> int:
@@ -134,7 +172,8 @@ def check_room(
     node, pool = ctx.hypervisor.node(), ctx.hypervisor.pool(ctx.host.pool)
     if lacking := shortage(node, pool, wanted=memory, committed=ours):
         raise SpecError(f"{len(memory)} VMs do not fit on {ctx.host.name}: {lacking}", hint=hint)
-    if more and shortage(node, pool, wanted=[*memory, *more.values()], committed=ours):
+    taken = sum(memory) + len(memory) * MEMORY_OVERHEAD_PER_VM
+    if more and taken + sum(more.values()) > memory_left(node, committed=ours):
         raise SpecError(
             f"{ctx.host.name} has not {format_size(sum(more.values()))} more memory for {', '.join(more)}",
             hint="ask for less",

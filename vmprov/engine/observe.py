@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vmprov.engine.context import Context
-from vmprov.engine.objects import base_volume, volumes
-from vmprov.hypervisor import DomainState, foreign
+from vmprov.engine.objects import base_volume
+from vmprov.engine.objects.volumes import KIND, Volumes
+from vmprov.hypervisor import DomainState, Network, foreign
 from vmprov.hypervisor.definitions import parse_definition
 from vmprov.hypervisor.hardware import Hardware, read_hardware
 from vmprov.store import Owned, VMRecord
@@ -17,8 +19,8 @@ from vmprov.store import Owned, VMRecord
 class Lost:
     """What a VM has lost.
 
-    ``disks``: data disks, by name. ``nvram``, ``seed``: the volumes of its firmware's variables, and of its seed.
-    ``volumes``: all others, without which it is nothing.
+    ``volumes``: its system disk, and what that lies over. ``disks``: data disks, by name. ``nvram``, ``seed``: the
+    volumes of its firmware's variables, and of its seed. ``networks``: what its NICs are on.
     """
 
     volumes: tuple[str, ...] = ()
@@ -32,16 +34,52 @@ class Lost:
 class Seen:
     """One VM as it is.
 
-    ``hardware``: of its definition, as its next start will have it; ``None`` where there is no domain of ours.
-    ``lost``: what is recorded, and not there (any more). ``idle``: networks that are there and stopped.
+    ``domain``: what its domain is called; empty where there is none. ``robbed``: another domain has the name that it
+    would have. ``hardware``: of its definition, as its next start will have it.
+    ``lost``: what is recorded, and not there (any more). ``idle``: networks that are there and stopped. ``strays``:
+    volumes that are recorded, and are for nothing.
     ``half_made``: the domain lacks our mark, which is among the last things that it gets.
     """
 
     state: DomainState
+    domain: str = ""
+    robbed: bool = False
     hardware: Hardware | None = None
     half_made: bool = False
     lost: Lost = Lost()
     idle: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a host has, beside domains, and what is recorded of it by VM."""
+
+    networks: Mapping[str, Network]
+    volumes: Container[str]
+    owned: Mapping[str, Sequence[Owned]]
+
+    def of(self, vm: VMRecord) -> dict[str, Any]:
+        """Fields of :class:`Seen`."""
+        owned = self.owned.get(vm.name, [])
+        volumes = Volumes(vm, owned)
+        gone = {thing.name for thing in owned if thing.kind in _VOLUMES and thing.name not in self.volumes}
+        named = {nic.network for nic in vm.nics if nic.network}
+        lost = Lost(
+            volumes=tuple(
+                thing.name
+                for thing in owned
+                if thing.name in gone and (thing.kind == base_volume.KIND or thing.name == volumes.disk(""))
+            ),
+            disks=tuple(disk for name, disk in volumes.data.items() if name in gone),
+            nvram=volumes.nvram in gone,
+            seed=volumes.seed in gone,
+            networks=tuple(sorted(named - self.networks.keys())),
+        )
+        idle = tuple(
+            name for nic in vm.nics if (name := nic.network) in self.networks and not self.networks[name].active
+        )
+        return {"lost": lost, "idle": idle, "strays": tuple(stray.name for stray in volumes.strays)}
 
 
 def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
@@ -49,47 +87,29 @@ def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
     if not vms:
         return {}
     domains = {domain.uuid: domain for domain in ctx.hypervisor.domains()}
-    networks = {network.name: network for network in ctx.hypervisor.networks()}
-    existing = {volume.name for volume in ctx.hypervisor.volumes(ctx.host.pool)}
+    names = {domain.name for domain in domains.values()}
     owned: dict[str, list[Owned]] = {}
     for thing in ctx.store.owned():
         owned.setdefault(thing.vm, []).append(thing)
-
-    def lost_of(vm: VMRecord) -> Lost:
-        things = owned.get(vm.name, [])
-        gone = [thing.name for thing in things if thing.kind in _VOLUMES and thing.name not in existing]
-        named = {nic.network for nic in vm.nics if nic.network}
-        return _lost(ctx, vm, gone, tuple(sorted(named - networks.keys())))
-
+    around = _Surroundings(
+        {network.name: network for network in ctx.hypervisor.networks()},
+        {volume.name for volume in ctx.hypervisor.volumes(ctx.host.pool)},
+        owned,
+    )
     seen = {}
     for vm in vms:
         domain = domains.get(vm.uuid)
-        idle = tuple(nic.network for nic in vm.nics if nic.network in networks and not networks[nic.network].active)
         if domain is None:
-            seen[vm.name] = Seen(DomainState.MISSING, lost=lost_of(vm), idle=idle)
+            seen[vm.name] = Seen(DomainState.MISSING, robbed=vm.domain in names, **around.of(vm))
             continue
         seen[vm.name] = Seen(
             domain.state,
+            domain=domain.name,
             hardware=read_hardware(parse_definition(ctx.hypervisor.domain_definition(domain.name), "domain")),
             half_made=not vm.adopted and foreign(domain.mark, ctx.store.installation),
-            lost=lost_of(vm),
-            idle=idle,
+            **around.of(vm),
         )
     return seen
 
 
-def _lost(ctx: Context, vm: VMRecord, gone: Sequence[str], networks: tuple[str, ...]) -> Lost:
-    if not gone:
-        return Lost(networks=networks)
-    disks = {volumes.of_disk(ctx, vm, disk.name): disk.name for disk in vm.machine.disks}
-    nvram, seed = volumes.of_nvram(ctx, vm), volumes.of_seed(ctx, vm)
-    return Lost(
-        volumes=tuple(name for name in gone if name not in {*disks, nvram, seed}),
-        disks=tuple(disk for name, disk in disks.items() if name in gone),
-        nvram=nvram in gone,
-        seed=seed in gone,
-        networks=networks,
-    )
-
-
-_VOLUMES = ("volume", base_volume.KIND)
+_VOLUMES = (KIND, base_volume.KIND)

@@ -22,8 +22,8 @@ class Outcome:
     """How it went for one VM.
 
     ``verdict``: success, failed, timeout or cancelled. ``state``: ready; failed (and kept); removed (undone, or as
-    asked for); broken (could not be undone fully); refused (nothing was begun, and it is as it was); or the state of
-    a domain that was adopted.
+    asked for); broken (could not be undone fully, or not all that had to go is gone); refused (nothing was begun, and
+    it is as it was).
     ``logs`` is the directory in which its logs are to be found.
     """
 

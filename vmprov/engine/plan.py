@@ -20,7 +20,7 @@ from vmprov.store import VMRecord
 class Action(StrEnum):
     """What is done to a VM.
 
-    ``CREATE``: it is made. ``ADOPT``: a domain that exists is recorded, and not touched. ``CHANGE``: it gets what is
+    ``CREATE``: it is made. ``ADOPT``: a domain that exists is recorded, and runs. ``CHANGE``: it gets what is
     wanted now. ``MEND``: it gets what it had. ``REPLACE``: it is made anew, with its name, addresses and data disks,
     and a new system disk. ``DELETE``: it is removed with all that belongs to it.
     """
@@ -168,7 +168,8 @@ def refuse_losses(plan: Plan) -> None:
 
 def _refuse_touching_protected(changes: Sequence[Change]) -> None:
     # What was never finished has nothing to lose.
-    records = {one.name: one.record for one in changes if one.lost and one.record is not None}
+    doomed = [one for one in changes if one.lost or one.action is Action.DELETE]
+    records = {one.name: one.record for one in doomed if one.record is not None}
     names = [name for name, record in records.items() if record.protected and record.state != "creating"]
     if names:
         raise Protected(*names)
@@ -220,7 +221,7 @@ def _change_of_adopted(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: b
 def _change(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Change | None:
     if record.adopted:
         return _change_of_adopted(spec, record, seen, expired=expired)
-    machine, before = wishes_of(spec), record.machine
+    machine, before = wishes_of(spec), _as_it_is(spec, record)
     differences = list(_differences(before, machine)) if machine != before else []
     ours = _about_record(spec, record, expired=expired)
     reasons = (*(reason for reason, _ in differences), *ours, *drift_of(record, seen))
@@ -253,15 +254,17 @@ def _adoption(spec: VMSpec, seen: Seen) -> Change:
 
 def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | None:
     """What brings a VM to what is wanted now, where it is, whatever else is the matter with it; or nothing."""
-    before = record.machine
-    if spec.disk is not None:
-        before = before.model_copy(update={"disk": record.disk})
-    differences = list(_differences(before, wishes_of(spec)))
+    differences = list(_differences(_as_it_is(spec, record), wishes_of(spec)))
     if not differences:
         return None
     reboot = any(cost is not _Cost.NONE for _, cost in differences) and state in _ON
     reasons = tuple(reason for reason, _ in differences)
     return Change(Action.CHANGE, spec.name, reasons, spec, record, reboot=reboot)
+
+
+def _as_it_is(spec: VMSpec, record: VMRecord) -> Wishes:
+    """What was wanted of a VM; where a size of its system disk is wanted now, with the one that it has."""
+    return record.machine if spec.disk is None else record.machine.model_copy(update={"disk": record.disk})
 
 
 # what is wanted now, against what was wanted
@@ -339,7 +342,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 # what is recorded, against what exists
 
-_NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles", "disks")
+_NEEDS_REBOOT = ("network", "cpus", "memory", "nics", "consoles", "disks", "verdict")
 
 
 # What a VM in these states lacks was perhaps never there.
@@ -354,7 +357,7 @@ def _ruined(record: VMRecord, seen: Seen) -> str:
     """Why the VM cannot be mended, if so: it was never finished, or what it consists of is lost."""
     if record.state in _UNFINISHED:
         return f"it is {record.state}, and nobody is at work on it"
-    if record.state == "failed" or record.verdict not in ("success", ""):
+    if record.state == "failed":
         return f"it failed: {record.why or record.verdict}"
     if seen.half_made:
         return "its domain was only half made"
@@ -377,6 +380,10 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
         return
     if seen.state is not DomainState.RUNNING:
         yield Reason("state", str(seen.state), "running", drift=True)
+    if seen.domain not in ("", record.domain):
+        yield Reason("domain", seen.domain, record.domain, drift=True)
+    if record.verdict not in ("success", ""):
+        yield Reason("verdict", f"{record.verdict}: {record.why}", "success", drift=True)
     yield from _surroundings(seen)
     if seen.hardware is not None:
         yield from _hardware(record, seen.hardware)
@@ -388,6 +395,10 @@ def _surroundings(seen: Seen) -> Iterator[Reason]:
         yield Reason("network", f"{name} is lost", drift=True)
     for name in seen.idle:
         yield Reason("network", f"{name} is stopped", drift=True)
+    for name in seen.strays:
+        # Where the domain has it, its guest uses it.
+        attached = seen.hardware is not None and any(path.endswith(f"/{name}") for path in seen.hardware.disks)
+        yield Reason("disks" if attached else "volumes", f"{name} is left over", drift=True)
     for what, lost in (("nvram", seen.lost.nvram), ("seed", seen.lost.seed)):
         if lost:
             yield Reason(what, "its volume is lost", "as when it was made", drift=True)

@@ -9,9 +9,9 @@ from itertools import count
 
 from vmprov import addressing
 from vmprov.engine.context import Context, check_place
-from vmprov.engine.feasible import check_machines, check_room, check_unrecorded, system_disk_size
+from vmprov.engine.feasible import check_machines, check_names, check_room, check_unrecorded, system_disk_size
 from vmprov.engine.plan import wishes_of
-from vmprov.engine.renames import FORMER_NAME, NEW_NAME
+from vmprov.engine.renames import FORMER_NAME
 from vmprov.errors import NameTaken
 from vmprov.images import Image
 from vmprov.networks import BRIDGE
@@ -21,45 +21,38 @@ from vmprov.store import Nic, VMRecord, labels_column, nics_column
 
 
 def record_request(ctx: Context, request: CreateRequest, *, ask_host: bool = True) -> list[VMRecord]:
-    """Choose names for what was asked for, and record it; see :func:`record`. The lab is not told to anybody before."""
+    """Choose names for what was asked for, check it, and record it; the lab is not told to anybody before.
+
+    Without ``ask_host``, what only the host knows (its networks, its room) is left unchecked. Raises as :func:`record`.
+    """
     with ctx.store.transaction():
         lab = _choose_lab(ctx, request)
         taken = {vm.name for vm in ctx.store.vms()}
         names = request.vm_names(taken)
-        return record(ctx, lab, lab_of(request, lab=lab, names=names).vms, ask_host=ask_host)
+        wanted = lab_of(request, lab=lab, names=names).vms
+        check_machines(ctx, wanted, ask_host=ask_host)
+        return record(ctx, lab, wanted, ask_host=ask_host)
 
 
 def record(
     ctx: Context, lab: str, wanted: Sequence[VMSpec], *, ask_host: bool = True, networks: Container[str] = ()
 ) -> list[VMRecord]:
-    """Check VMs against what exists, then write all records in one transaction.
+    """Write the records of VMs that can be made, in one transaction, if their names are free and they fit.
 
-    ``networks``: names of those that are going to be made for the lab.
-    Without ``ask_host``, what only the host knows (its networks, its room) is left unchecked.
-    Raises :class:`SpecError` (or its kinds) before anything is written.
+    ``networks``: names of those that are going to be made for the lab. Raises :class:`SpecError` (or its kinds) before
+    anything is written.
     """
     images = {name: ctx.images.get(name) for name in {spec.image for spec in wanted} if name}
-    check_machines(ctx, wanted, ask_host=ask_host, networks=networks)
     with ctx.store.transaction():
         if ask_host:
             check_room(ctx, [spec.memory for spec in wanted])
             check_unrecorded(ctx, [spec.name for spec in wanted])
-        _check_names(ctx, lab, [spec.name for spec in wanted])
+        check_names(ctx, lab, [spec.name for spec in wanted])
         ctx.store.add_lab(lab, host=ctx.host.name, driver=ctx.driver.name)
         former = ctx.store.leased(host="", kind=FORMER_NAME)
         for spec in wanted:
             _record_vm(ctx, lab, spec, images.get(spec.image), networks=networks, met=spec.name in former)
         return [ctx.store.vm(spec.name) for spec in wanted]
-
-
-def _check_names(ctx: Context, lab: str, names: Sequence[str]) -> None:
-    taken = {vm.name for vm in ctx.store.vms()} | ctx.store.leased(host="", kind=NEW_NAME)
-    if clashes := sorted(set(names) & taken):
-        raise NameTaken(
-            f"there is a VM called {clashes[0]!r} already", hint="choose another --name, or delete it first"
-        )
-    if lab in taken | set(names) or set(names) & {other.name for other in ctx.store.labs()}:
-        raise NameTaken("a VM and a lab cannot have the same name", hint="choose another --name or --lab")
 
 
 def _choose_lab(ctx: Context, request: CreateRequest) -> str:

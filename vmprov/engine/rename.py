@@ -16,10 +16,10 @@ from dataclasses import replace
 from vmprov.addressing import domain_name
 from vmprov.console.ports import relay_path
 from vmprov.engine.context import Context
-from vmprov.engine.objects import volumes
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.prepare import make_consoles
 from vmprov.engine.objects.remove import discard_logs
+from vmprov.engine.objects.volumes import volumes_of
 from vmprov.engine.renames import FORMER_NAME, NEW_NAME, pending
 from vmprov.engine.scheduling.steps import Step, StepState
 from vmprov.errors import Failed, NameTaken, VmprovError
@@ -154,7 +154,8 @@ def _record(ctx: Context, vm: VMRecord, domain: str, new: str) -> None:
     """All of it at once; with that, the VM is renamed."""
     store = ctx.store
     with store.transaction():
-        disks = {volumes.of_disk(ctx, vm, disk): disk for disk in ("", *(disk.name for disk in vm.machine.disks))}
+        volumes = volumes_of(ctx, vm)
+        disks = {volumes.disk(""): "", **volumes.data}
         for owned in store.owned(vm=vm.name, kind="volume"):
             if owned.name in disks:
                 store.detail(owned.id, disk=disks[owned.name])

@@ -79,6 +79,7 @@ class Work:
         self._started = time.monotonic()
         self._steps: list[Step] = []
         self._made: list[str] = []
+        self._undoable: set[str] = set()
         # VMs that are powered on.
         self._booting: list[str] = []
         self._turns: BootTurns | None = None
@@ -88,6 +89,7 @@ class Work:
         self._beginnings: dict[str, Beginning] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._records: dict[str, VMRecord] = {}
+        self._alterations: dict[str, Alteration] = {}
         # VMs of which something was begun.
         self._touched: set[str] = set()
         # What is left, in words, of a lab whose last VM is gone.
@@ -145,7 +147,7 @@ class Work:
         vm = change.record
         assert vm is not None
         self._records[vm.name] = vm
-        alteration = Alteration(self._ctx, change)
+        alteration = self._alterations[vm.name] = Alteration(self._ctx, change)
 
         def alter(name: str) -> None:
             self._touched.add(name)
@@ -160,11 +162,6 @@ class Work:
             undo=lambda _: alteration.undo(), takes=takes or {},
         )  # fmt: skip
         self._await(vm)
-        if change.dropped:
-            last = [self._last[vm.name]]
-            self._of(
-                vm, "drop disks", f"remove {', '.join(change.dropped)}", lambda _: alteration.drop_disks(), needs=last
-            )
 
     def remove(self, vm: VMRecord) -> None:
         """Remove a VM with all that belongs to it."""
@@ -211,6 +208,8 @@ class Work:
 
     def _add(self, step: Step) -> None:
         self._steps.append(step)
+        if step.undo is not None:
+            self._undoable.add(step.subject)
 
     # doing them
 
@@ -240,8 +239,19 @@ class Work:
                 self._give_turn_back(name)
             if self._inventory is not None:
                 self._inventory.close()
+        self._finish_alterations()
         self.left = self._remove_empty_lab()
         return [self._outcomes.get(name) or self._succeeded(name) for name in self._records]
+
+    def _finish_alterations(self) -> None:
+        """What cannot be undone is done last, once it is clear that nothing is going to be."""
+        for name, alteration in self._alterations.items():
+            if name in self._outcomes:
+                continue
+            try:
+                alteration.finish()
+            except (VmprovError, OSError) as problem:
+                self._outcomes[name] = replace(self._succeeded(name), state="broken", why=str(problem))
 
     def _succeeded(self, name: str) -> Outcome:
         """Nothing was told of it: all its steps were done."""
@@ -356,8 +366,11 @@ class Work:
         if isinstance(problem, NotFullyUndone) or vm.state == "deleting":
             self._outcomes[subject] = Outcome(vm, "failed", "broken", str(problem), ctx.home.vm(subject))
             return
+        self._outcomes[subject] = Outcome(vm, verdict_kind(problem), "failed", str(problem), ctx.home.vm(subject))
         judged = problem.judged if isinstance(problem, NotReady) else self._unjudged(vm, problem)
-        remember(ctx, vm, judged, state="failed", seconds=self._seconds)
+        # One that was only changed is none that was never ready: it has something to lose.
+        state = "failed" if subject in self._made else vm.state
+        remember(ctx, vm, judged, state=state, seconds=self._seconds)
         vm = self._now(subject)
         ctx.stage(subject, vm.verdict, vm.why)
         undoing = self._on_failure in (OnFailure.ROLLBACK_VM, OnFailure.ROLLBACK_LAB)
@@ -378,8 +391,8 @@ class Work:
         return Judged(verdict, (), vm.address)
 
     def undone(self, subject: str, left: Sequence[str]) -> None:
-        """A VM's steps were undone; with that, one that was being made is gone."""
-        if subject not in self._records:
+        """A VM's steps were undone; with that, one that was being made is gone. One that was removed stays so."""
+        if subject not in self._records or subject not in self._undoable:
             return
         outcome = self._outcomes.get(subject) or replace(
             self._succeeded(subject), verdict="failed", why="it was undone with the others, since one of them failed"
@@ -395,6 +408,6 @@ class Work:
         """Remove what the VMs shared once the last of them is gone; returns what is left."""
         try:
             remove_lab_if_empty(self._patient, self._lab)
-        except VmprovError as problem:
+        except (VmprovError, OSError) as problem:
             return str(problem)
         return ""

@@ -13,7 +13,8 @@ from vmprov.console import ports
 from vmprov.console.relay import daemon_log
 from vmprov.drivers import DataDisk, Firmware, Order, Uart
 from vmprov.engine.context import Context
-from vmprov.engine.objects import base_volume, nics, volumes
+from vmprov.engine.objects import base_volume, nics
+from vmprov.engine.objects.volumes import claim, volumes_of
 from vmprov.errors import SpecError
 from vmprov.firmware import choose_loader, read_certificates, variable_store
 from vmprov.hypervisor import Mark
@@ -30,12 +31,17 @@ _LOCK_LIMIT = 300.0
 
 def prepare_lab(ctx: Context, lab: str, vms: Sequence[VMRecord]) -> None:
     """What VMs of a lab share: the key pair, base volumes, and shared networks. What is there already stays."""
-    with _lab_locked(ctx, lab):
-        make_private(ctx.home.lab(lab))
-        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
+    prepare_key(ctx, lab)
     prepare_networks(ctx, vms)
     for name in sorted({vm.image for vm in vms if vm.image}):
         base_volume.ensure(ctx, ctx.images.get(name), lab=lab, vms=[vm.name for vm in vms if vm.image == name])
+
+
+def prepare_key(ctx: Context, lab: str) -> None:
+    """The lab's key pair; one that is there stays."""
+    with _lab_locked(ctx, lab):
+        make_private(ctx.home.lab(lab))
+        make_key(ctx.home.key(lab), ctx.runner, comment=f"vmprov lab {lab}")
 
 
 def prepare_networks(ctx: Context, vms: Sequence[VMRecord]) -> None:
@@ -61,8 +67,8 @@ def prepare_vm(ctx: Context, vm: VMRecord) -> Order:
     nics.connect(ctx, vm)
     vm = ctx.store.vm(vm.name)
     ctx.stage(vm.name, "disk")
-    system_disk = volumes.of_disk(ctx, vm, "")
-    volumes.claim(ctx, vm, system_disk)
+    system_disk = volumes_of(ctx, vm).disk("")
+    claim(ctx, vm, system_disk)
     return Order(
         vm=vm.name, lab=vm.lab, domain=vm.domain, uuid=vm.uuid, mark=_mark(ctx, vm), cpus=vm.cpus, memory=vm.memory,
         disk_volume=system_disk, disk_size=vm.disk, pool=ctx.host.pool,
@@ -120,8 +126,8 @@ def make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | No
         boot=[certificate for path in machine.boot_certificates for certificate in read_certificates(path)],
     )
     loader = choose_loader(ctx.hypervisor.loaders(), secure=secure, host=ctx.host.name)
-    name = volumes.of_nvram(ctx, vm)
-    volumes.claim(ctx, vm, name)
+    name = volumes_of(ctx, vm).nvram
+    claim(ctx, vm, name)
     ctx.hypervisor.remove_volume(ctx.host.pool, name)
     with tempfile.NamedTemporaryFile(prefix=".nvram-", dir=ctx.home.vm(vm.name)) as file:
         file.write(store)
@@ -130,10 +136,16 @@ def make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | No
     return Firmware(loader=loader, nvram=volume.path, secure=secure)
 
 
+def find_disk(ctx: Context, vm: VMRecord, name: str) -> DataDisk | None:
+    """The data disk of that name, if it is there."""
+    volume = ctx.hypervisor.volume(ctx.host.pool, volumes_of(ctx, vm).disk(name))
+    return DataDisk(volume.path, name) if volume is not None else None
+
+
 def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
     """The data disk; one that is there has somebody's data, and at most grows."""
-    name = volumes.of_disk(ctx, vm, disk.name)
-    volumes.claim(ctx, vm, name)
+    name = volumes_of(ctx, vm).disk(disk.name)
+    claim(ctx, vm, name)
     if ctx.hypervisor.volume(ctx.host.pool, name) is None:
         ctx.hypervisor.create_volume(ctx.host.pool, name, size=disk.size)
     return DataDisk(ctx.hypervisor.grow_volume(ctx.host.pool, name, disk.size).path, disk.name)
@@ -141,8 +153,8 @@ def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
 
 def make_seed(ctx: Context, vm: VMRecord) -> str:
     """The volume with what the VM's first boot does; returns its path on the host."""
-    name = volumes.of_seed(ctx, vm)
-    volumes.claim(ctx, vm, name)
+    name = volumes_of(ctx, vm).seed
+    claim(ctx, vm, name)
     public_key = ctx.home.key(vm.lab).with_suffix(".pub").read_text().strip()
     with tempfile.TemporaryDirectory(prefix=".seed-", dir=ctx.home.vm(vm.name)) as scratch:
         path = Path(scratch) / "seed.iso"

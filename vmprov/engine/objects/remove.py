@@ -13,7 +13,8 @@ from functools import partial
 
 from vmprov.console.ports import remove_port
 from vmprov.engine.context import Context
-from vmprov.engine.objects import adoption, base_volume, orchestration, volumes
+from vmprov.engine.objects import adoption, base_volume, orchestration
+from vmprov.engine.objects.volumes import volumes_of
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign
@@ -71,7 +72,7 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
     ctx.stage(vm.name, "taking down")
     problems = _attempt("domain", lambda: _remove_domain(ctx, vm))
     if not problems:
-        data = {volumes.of_disk(ctx, vm, disk.name) for disk in vm.machine.disks}
+        data = set(volumes_of(ctx, vm).data)
         networks = {nic.network for nic in vm.nics}
         base = (
             base_volume.base_image(ctx.images, ctx.images.get(vm.image), ctx.store.installation) if vm.image else None
@@ -84,6 +85,12 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
         raise NotFullyUndone(f"{vm.name} could not be taken down: {'; '.join(problems)}")
     # Its new system has a host key of its own.
     forget_host(ctx.home.known_hosts(vm.lab), vm.name)
+
+
+def remove_strays(ctx: Context, vm: VMRecord) -> None:
+    """Remove volumes that are for nothing any more; raises :class:`NotFullyUndone` naming what is left."""
+    if problems := _remove_owned(ctx, volumes_of(ctx, vm).strays):
+        raise NotFullyUndone(f"{vm.name} has what it should, but not everything else is gone: {'; '.join(problems)}")
 
 
 def _remove_files(ctx: Context, vm: VMRecord) -> None:
@@ -122,8 +129,12 @@ def _attempt(what: str, action: Callable[[], object]) -> list[str]:
 
 def _remove_domain(ctx: Context, vm: VMRecord) -> None:
     found = ctx.hypervisor.domain(vm.domain)
-    if found.state is not DomainState.MISSING and found.uuid != vm.uuid:
-        # Somebody else's domain has the name; ours is gone.
+    if found.uuid != vm.uuid:
+        # It is gone, or somebody gave it another name; perhaps the name is that of somebody else's domain now.
+        ours = next((domain.name for domain in ctx.hypervisor.domains() if domain.uuid == vm.uuid), "")
+        if not ours and found.state is not DomainState.MISSING:
+            return
+        ctx.driver.destroy(lab=vm.lab, vm=vm.name, domain=ours or vm.domain)
         return
     ctx.driver.destroy(lab=vm.lab, vm=vm.name, domain=vm.domain)
 

@@ -274,7 +274,8 @@ class Run:
     def _abandon(self, name: str) -> None:
         subject = self._subjects[name]
         assert subject.problem is not None
-        self._observer.failed(name, subject.problem)
+        with suppress(OSError):  # on a full disk, what can be said of it is said without files
+            self._observer.failed(name, subject.problem)
         if self._on_failure is OnFailure.ROLLBACK_VM:
             self._undo(name)
 
