@@ -573,6 +573,19 @@ def test_what_is_recorded_of_a_disk_that_was_dropped_already_ruins_nothing(vmpro
     assert actions(vmprov, BASE + "vms: {vm: {}}\n") == {}
 
 
+def test_a_disk_that_a_killed_change_left_has_the_size_that_is_wanted(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {disks: [%s]}}\n"
+    vmprov.apply(lab(text % ""))
+    name = f"{domain_of(vmprov, 'vm')}.data-1.img"
+    vmprov.store.own(lab="trial", vm="vm", host="fake:", kind="volume", name=name, pool="default")
+    fake.create_volume("default", name, size=1 << 30)
+
+    vmprov.apply(lab(text % "{size: 2GiB}"))
+
+    volume = fake.volume("default", name)
+    assert (volume is not None and volume.capacity, actions(vmprov, text % "{size: 2GiB}")) == (2 << 30, {})
+
+
 @pytest.mark.parametrize("method", ["create_volume", "start_domain", "define_domain"])
 def test_a_machine_whose_change_failed_and_was_kept_does_not_lose_its_disk(
     vmprov: Vmprov, fake: FakeHypervisor, method: str
@@ -654,7 +667,9 @@ def test_a_domain_of_others_that_has_our_name_is_not_touched(vmprov: Vmprov, fak
     vmprov.apply(lab(text % 1))
     domain = domain_of(vmprov, "vm")
     fake.remove_domain(domain)
-    fake.define_domain(f"<domain type='qemu'><name>{domain}</name><memory>65536</memory><vcpu>7</vcpu><os><type>hvm</type></os></domain>")
+    fake.define_domain(
+        f"<domain type='qemu'><name>{domain}</name><memory>65536</memory><vcpu>7</vcpu><os><type>hvm</type></os></domain>"
+    )
     theirs = fake.domain_definition(domain)
 
     for cpus in (1, 2):
@@ -683,7 +698,9 @@ def test_a_guest_that_was_asked_to_shut_down_runs_again_after_an_interruption(
 
 
 def test_protected_machines_that_were_imported_stay_in_the_lab(vmprov: Vmprov, fake: FakeHypervisor) -> None:
-    fake.define_domain("<domain type='qemu'><name>ext</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>")
+    fake.define_domain(
+        "<domain type='qemu'><name>ext</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>"
+    )
     vmprov.apply(lab(BASE + "vms: {ext: {domain: ext, protect: true}, vm: {}}\n"))
 
     with pytest.raises(Protected):

@@ -65,7 +65,7 @@ class Alteration:
         self._right = ""
         self._defined = False
         self._switched = False
-        self._grown: list[str] = []
+        self._grown: set[str] = set()
         self._replaced: dict[str, Any] = {}
 
     def do(self) -> Beginning | None:
@@ -139,7 +139,7 @@ class Alteration:
         if self._switched and before.is_on:
             ctx.hypervisor.start_domain(vm.domain)
         if self._grown:
-            told = ", ".join(self._grown)
+            told = ", ".join(sorted(self._grown))
             ctx.events.emit(Note(text=f"{vm.name} has what it had, but disks do not shrink: {told} stays larger"))
 
     def finish(self) -> None:
@@ -191,12 +191,12 @@ class Alteration:
             return
         if wanted.disk is not None and any(reason.field == "disk" for reason in self._change.reasons):
             ctx.hypervisor.grow_volume(ctx.host.pool, volumes_of(ctx, vm).disk(""), wanted.disk)
-            self._grown.append("the system disk")
+            self._grown.add("the system disk")
         sizes = {disk.name: disk.size for disk in vm.machine.disks}
         for disk in wanted.disks:
+            make_disk(ctx, vm, disk)
             if disk.size > sizes.get(disk.name, disk.size):
-                make_disk(ctx, vm, disk)
-                self._grown.append(disk.name)
+                self._grown.add(disk.name)
 
     def _record(self) -> None:
         """Write down what differs by the plan, and nothing else: others may have changed the rest meanwhile."""
