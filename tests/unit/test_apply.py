@@ -667,8 +667,9 @@ def test_a_domain_of_others_that_has_our_name_is_not_touched(vmprov: Vmprov, fak
     vmprov.apply(lab(text % 1))
     domain = domain_of(vmprov, "vm")
     fake.remove_domain(domain)
+    name = f"<name>{domain}</name>"
     fake.define_domain(
-        f"<domain type='qemu'><name>{domain}</name><memory>65536</memory><vcpu>7</vcpu><os><type>hvm</type></os></domain>"
+        f"<domain type='qemu'>{name}<memory>65536</memory><vcpu>7</vcpu><os><type>hvm</type></os></domain>"
     )
     theirs = fake.domain_definition(domain)
 
