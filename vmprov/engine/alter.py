@@ -46,11 +46,6 @@ class _Before:
     state: DomainState
     definition: str
 
-    @property
-    def is_on(self) -> bool:
-        """Whether a guest was in it."""
-        return self.state in (DomainState.RUNNING, DomainState.PAUSED)
-
 
 class Alteration:
     """One change of one VM, and the way back."""
@@ -92,9 +87,9 @@ class Alteration:
             keep_definition(ctx, vm)
         self._record()
         annotate(ctx, vm.name)
-        if before.is_on and not change.reboot:
+        if before.state.is_on and not change.reboot:
             return None
-        off = not before.is_on and not change.starts
+        off = not before.state.is_on and not change.starts
         return None if off else self._power_on()
 
     def _find(self) -> _Before:
@@ -136,7 +131,7 @@ class Alteration:
         )  # fmt: skip
         remove_strays(ctx, ctx.store.vm(vm.name))
         annotate(ctx, vm.name)
-        if self._switched and before.is_on:
+        if self._switched and before.state.is_on:
             ctx.hypervisor.start_domain(vm.domain)
         if self._grown:
             told = ", ".join(sorted(self._grown))

@@ -238,7 +238,7 @@ def _change(spec: VMSpec, record: VMRecord, seen: Seen, *, expired: bool) -> Cha
     else:
         action = Action.CHANGE if any(not reason.drift for reason in reasons) else Action.MEND
         reboot = heaviest is not _Cost.NONE or any(reason.field in _NEEDS_REBOOT for reason in reasons if reason.drift)
-        reboot = reboot and seen.state in _ON
+        reboot = reboot and seen.state.is_on
     change = Change(action, spec.name, reasons, spec, record, reboot=reboot)
     lost += [*change.dropped, *_lost_disks(record, seen)]
     return replace(change, lost=tuple(dict.fromkeys(lost)))
@@ -257,7 +257,7 @@ def alteration(spec: VMSpec, record: VMRecord, state: DomainState) -> Change | N
     differences = list(_differences(_as_it_is(spec, record), wishes_of(spec)))
     if not differences:
         return None
-    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state in _ON
+    reboot = any(cost is not _Cost.NONE for _, cost in differences) and state.is_on
     reasons = tuple(reason for reason, _ in differences)
     return Change(Action.CHANGE, spec.name, reasons, spec, record, reboot=reboot)
 
@@ -278,8 +278,6 @@ class _Cost(StrEnum):
     SYSTEM_DISK = "2"
 
 
-# A guest has what its definition said when it was powered on.
-_ON = (DomainState.RUNNING, DomainState.PAUSED)
 # Fields of a machine that can be changed where they are. All others end in a new system disk.
 _COSTS = {
     "cpus": _Cost.REBOOT,

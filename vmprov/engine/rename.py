@@ -37,7 +37,7 @@ def rename(ctx: Context, operation: Operation, name: str, new: str) -> None:
     """
     vm = ctx.store.vm(name)
     found = ctx.hypervisor.domain(vm.domain)
-    if not vm.adopted and found.uuid == vm.uuid and found.state in (DomainState.RUNNING, DomainState.PAUSED):
+    if not vm.adopted and found.uuid == vm.uuid and found.state.is_on:
         raise Failed(f"{name} is {found.state}", hint="stop it before, or use --restart")
     with ctx.store.transaction():
         check_free(ctx, new)

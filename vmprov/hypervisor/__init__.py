@@ -30,6 +30,11 @@ class DomainState(StrEnum):
     CRASHED = "crashed"
     MISSING = "missing"
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a guest, which has its memory and disks."""
+        return self in (DomainState.RUNNING, DomainState.PAUSED)
+
 
 @dataclass(frozen=True)
 class Mark:

@@ -243,7 +243,7 @@ class FakeHypervisor:
         self._enter("start_domain", name)
         with self._world.changing() as world:
             domain = _domain(world, name, "start")
-            if domain["state"] in (DomainState.RUNNING, DomainState.PAUSED):
+            if DomainState(domain["state"]).is_on:
                 return
             definition = _definition(domain)
             _check_disks(world, definition, name)
