@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.context import Context
 from vmprov.engine.judging.ready import proof_of
-from vmprov.engine.judging.watch import Beginning, begin
+from vmprov.engine.judging.watch import Beginning, begin, begun
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.definition import keep_definition, kept_definition
 from vmprov.engine.objects.nics import connect
 from vmprov.engine.objects.prepare import (
-    find_disk,
     make_consoles,
     make_disk,
     make_firmware,
@@ -31,7 +31,6 @@ from vmprov.events import Note
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.hardware import with_cpus, with_disk, with_memory, without_disk
 from vmprov.paths import make_private
-from vmprov.spec.machine import Disk
 from vmprov.store import VMRecord, labels_column
 from vmprov.waiting import Deadline
 
@@ -59,7 +58,8 @@ class Alteration:
         # Of the definition that it had, what was right.
         self._right = ""
         self._defined = False
-        self._switched = False
+        # Whether the guest noticed, or may have.
+        self.disturbs = False
         self._grown: set[str] = set()
         self._replaced: dict[str, Any] = {}
 
@@ -76,19 +76,20 @@ class Alteration:
             ctx.hypervisor.resume_domain(vm.domain)
         make_private(ctx.home.vm(vm.name))
         # First what can fail without the guest noticing.
-        self._make_again({reason.field for reason in change.reasons if reason.drift})
+        drifts = {reason.field for reason in change.reasons if reason.drift}
+        self._make_again(drifts)
         definition = self._new_definition(before)
         if change.reboot:
             self._power_off()
         if definition:
-            self._grow()
+            definition = self._with_disks(definition)
             self._defined = True
             ctx.hypervisor.define_domain(definition)
             keep_definition(ctx, vm)
         self._record()
         annotate(ctx, vm.name)
         if before.state.is_on and not change.reboot:
-            return None
+            return self._go_on_judging() if "judgement" in drifts else None
         off = not before.state.is_on and not change.starts
         return None if off else self._power_on()
 
@@ -119,7 +120,7 @@ class Alteration:
         ctx, vm, before = self._ctx, self._vm, self._before
         if before is None:
             return
-        if self._switched:
+        if self.disturbs:
             # A guest may be about to shut down still.
             ctx.hypervisor.power_off_domain(vm.domain)
         if self._defined:
@@ -129,23 +130,23 @@ class Alteration:
             vm.name, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow, judgement=vm.judgement,
             **self._replaced,
         )  # fmt: skip
-        remove_strays(ctx, ctx.store.vm(vm.name))
         annotate(ctx, vm.name)
-        if self._switched and before.state.is_on:
+        if self.disturbs and before.state.is_on:
             ctx.hypervisor.start_domain(vm.domain)
         if self._grown:
             told = ", ".join(sorted(self._grown))
             ctx.events.emit(Note(text=f"{vm.name} has what it had, but disks do not shrink: {told} stays larger"))
+        self.finish()
 
     def finish(self) -> None:
-        """Remove the volumes of disks that the VM no longer has; from here on, there is no way back."""
+        """Remove the volumes of disks that the VM does not have; from here on, there is no way back."""
         vm = self._ctx.store.vm(self._vm.name)
         if volumes_of(self._ctx, vm).strays:
             remove_strays(self._ctx, vm)
             annotate(self._ctx, vm.name)
 
     def _power_off(self) -> None:
-        self._switched = True
+        self.disturbs = True
         try:
             power.stop(self._ctx, self._vm, Deadline(_SHUTDOWN_LIMIT), force=False)
         except WaitTimeout:
@@ -166,32 +167,32 @@ class Alteration:
             return ""
         self._right = before.definition if before.definition and not drifted else kept_definition(ctx, vm)
         definition = with_memory(with_cpus(self._right, wanted.cpus), wanted.memory)
-        return self._with_data_disks(definition, wanted.disks) if "disks" in fields else definition
-
-    def _with_data_disks(self, definition: str, wanted: Sequence[Disk]) -> str:
-        """The definition with all disks that are wanted, which are there then, and without those that are not."""
-        ctx, vm = self._ctx, self._vm
-        strays = (disk_of(stray.name) for stray in volumes_of(ctx, vm).strays)
-        for name in (*self._change.dropped, *strays):
-            definition = without_disk(definition, name)
-        for disk in wanted:
-            made = find_disk(ctx, vm, disk.name) or make_disk(ctx, vm, disk)
-            definition = with_disk(definition, made.path, serial=made.serial)
+        if "disks" in fields:
+            strays = (disk_of(stray.name) for stray in volumes_of(ctx, vm).strays)
+            for name in (*self._change.dropped, *strays):
+                definition = without_disk(definition, name)
+            had = {disk.name for disk in vm.machine.disks}
+            for disk in wanted.disks:
+                if disk.name not in had:
+                    make_disk(ctx, vm, disk)
         return definition
 
-    def _grow(self) -> None:
-        """Give disks the size that is wanted; nobody may be using them."""
+    def _with_disks(self, definition: str) -> str:
+        """The definition with all data disks that are wanted, which have their sizes then; nobody may be using them."""
         ctx, vm, wanted = self._ctx, self._vm, self._change.wanted
-        if wanted is None:
-            return
-        if wanted.disk is not None and any(reason.field == "disk" for reason in self._change.reasons):
+        assert wanted is not None
+        fields = {reason.field for reason in self._change.reasons}
+        if "disk" in fields and wanted.disk is not None:
             ctx.hypervisor.grow_volume(ctx.host.pool, volumes_of(ctx, vm).disk(""), wanted.disk)
             self._grown.add("the system disk")
-        sizes = {disk.name: disk.size for disk in vm.machine.disks}
-        for disk in wanted.disks:
-            make_disk(ctx, vm, disk)
-            if disk.size > sizes.get(disk.name, disk.size):
-                self._grown.add(disk.name)
+        if "disks" in fields:
+            sizes = {disk.name: disk.size for disk in vm.machine.disks}
+            for disk in wanted.disks:
+                made = make_disk(ctx, vm, disk)
+                definition = with_disk(definition, made.path, serial=made.serial)
+                if disk.size > sizes.get(disk.name, disk.size):
+                    self._grown.add(disk.name)
+        return definition
 
     def _record(self) -> None:
         """Write down what differs by the plan, and nothing else: others may have changed the rest meanwhile."""
@@ -216,6 +217,16 @@ class Alteration:
             self._replaced |= {"cpus": vm.cpus, "memory": vm.memory, "disk": vm.disk}
         self._ctx.store.update_vm(vm.name, **changed)
 
+    def _go_on_judging(self) -> Beginning:
+        """Of a guest that was powered on by somebody who did not wait for it."""
+        begun_before = begun(self._ctx.home.vm(self._vm.name))
+        limit = self._vm.machine.limit
+        if begun_before is not None:
+            _, beginning = begun_before
+            return replace(beginning, limit=time.time() - beginning.wall + limit)
+        flow, proof = proof_of(self._vm, None)
+        return begin(self._ctx, self._vm, flow, limit=limit, proof=proof)
+
     def _power_on(self) -> Beginning:
         ctx, vm = self._ctx, self._ctx.store.vm(self._vm.name)
         ctx.stage(vm.name, "power on")
@@ -223,7 +234,7 @@ class Alteration:
         ensure_keeper(ctx.home, ctx.settings, ctx.runner)
         flow, proof = proof_of(vm, None)
         beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
-        self._switched = True
+        self.disturbs = True
         ctx.hypervisor.start_domain(vm.domain)
         return beginning
 

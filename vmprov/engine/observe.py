@@ -36,8 +36,9 @@ class Seen:
 
     ``domain``: what its domain is called; empty where there is none. ``robbed``: another domain has the name that it
     would have. ``hardware``: of its definition, as its next start will have it.
-    ``lost``: what is recorded, and not there (any more). ``idle``: networks that are there and stopped. ``strays``:
-    volumes that are recorded, and are for nothing.
+    ``lost``: what is recorded, and not there (any more). ``idle``: networks that are there and stopped. ``detached``:
+    data disks, by name, that are there, and that its domain does not have. ``strays``: volumes that are recorded, and
+    are for nothing.
     ``half_made``: the domain lacks our mark, which is among the last things that it gets.
     """
 
@@ -48,6 +49,7 @@ class Seen:
     half_made: bool = False
     lost: Lost = Lost()
     idle: tuple[str, ...] = ()
+    detached: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
 
 
@@ -59,7 +61,7 @@ class _Surroundings:
     volumes: Container[str]
     owned: Mapping[str, Sequence[Owned]]
 
-    def of(self, vm: VMRecord) -> dict[str, Any]:
+    def of(self, vm: VMRecord, hardware: Hardware | None) -> dict[str, Any]:
         """Fields of :class:`Seen`."""
         owned = self.owned.get(vm.name, [])
         volumes = Volumes(vm, owned)
@@ -79,7 +81,10 @@ class _Surroundings:
         idle = tuple(
             name for nic in vm.nics if (name := nic.network) in self.networks and not self.networks[name].active
         )
-        return {"lost": lost, "idle": idle, "strays": tuple(stray.name for stray in volumes.strays)}
+        strays = tuple(stray.name for stray in volumes.strays)
+        has = hardware.has if hardware is not None else lambda _: True
+        detached = tuple(disk for name, disk in volumes.data.items() if name not in gone and not has(name))
+        return {"lost": lost, "idle": idle, "detached": detached, "strays": strays}
 
 
 def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
@@ -100,14 +105,15 @@ def observe(ctx: Context, vms: Sequence[VMRecord]) -> dict[str, Seen]:
     for vm in vms:
         domain = domains.get(vm.uuid)
         if domain is None:
-            seen[vm.name] = Seen(DomainState.MISSING, robbed=vm.domain in names, **around.of(vm))
+            seen[vm.name] = Seen(DomainState.MISSING, robbed=vm.domain in names, **around.of(vm, None))
             continue
+        hardware = read_hardware(parse_definition(ctx.hypervisor.domain_definition(domain.name), "domain"))
         seen[vm.name] = Seen(
             domain.state,
             domain=domain.name,
-            hardware=read_hardware(parse_definition(ctx.hypervisor.domain_definition(domain.name), "domain")),
+            hardware=hardware,
             half_made=not vm.adopted and foreign(domain.mark, ctx.store.installation),
-            **around.of(vm),
+            **around.of(vm, hardware),
         )
     return seen
 

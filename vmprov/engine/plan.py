@@ -89,7 +89,7 @@ class Change:
 
     @property
     def _mends_state(self) -> bool:
-        return any(reason.field == "state" for reason in self.reasons)
+        return any(reason.field in ("state", "verdict", "judgement") for reason in self.reasons)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -382,6 +382,8 @@ def _drift(record: VMRecord, seen: Seen) -> Iterator[Reason]:
         yield Reason("domain", seen.domain, record.domain, drift=True)
     if record.verdict not in ("success", ""):
         yield Reason("verdict", f"{record.verdict}: {record.why}", "success", drift=True)
+    elif not record.verdict and seen.state is DomainState.RUNNING:
+        yield Reason("judgement", "none since it was powered on", "success", drift=True)
     yield from _surroundings(seen)
     if seen.hardware is not None:
         yield from _hardware(record, seen.hardware)
@@ -393,9 +395,11 @@ def _surroundings(seen: Seen) -> Iterator[Reason]:
         yield Reason("network", f"{name} is lost", drift=True)
     for name in seen.idle:
         yield Reason("network", f"{name} is stopped", drift=True)
+    for name in seen.detached:
+        yield Reason("disks", f"{name} is not attached", drift=True)
     for name in seen.strays:
         # Where the domain has it, its guest uses it.
-        attached = seen.hardware is not None and any(path.endswith(f"/{name}") for path in seen.hardware.disks)
+        attached = seen.hardware is not None and seen.hardware.has(name)
         yield Reason("disks" if attached else "volumes", f"{name} is left over", drift=True)
     for what, lost in (("nvram", seen.lost.nvram), ("seed", seen.lost.seed)):
         if lost:

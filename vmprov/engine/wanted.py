@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from vmprov.engine.context import Context, check_place
 from vmprov.engine.observe import Seen, observe
 from vmprov.engine.plan import Plan, make_plan, refuse_losses
-from vmprov.errors import NotFound, SpecError
+from vmprov.engine.renames import pending
+from vmprov.errors import Failed, NotFound, SpecError
 from vmprov.spec.lab import LabSpec, VMSpec
 from vmprov.spec.machine import Machine
 from vmprov.store import VMRecord
@@ -89,6 +90,7 @@ def plan_lab(ctx: Context, lab: Wanted, targets: Sequence[str] = ()) -> Plan:
     check_place(ctx, lab.lab.lab)
     records = ctx.store.vms(lab.lab.lab)
     _refuse_others(ctx, lab)
+    _refuse_half_renamed(ctx, lab)
     seen = _domains_to_adopt(ctx, lab, records) | observe(ctx, records)
     expired = {vm.name for vm in ctx.store.expired()}
     plan = make_plan(lab.lab.lab, lab.lab.vms, records, seen, expired)
@@ -129,6 +131,12 @@ def _refuse_another(vm: VMSpec, record: VMRecord) -> None:
 
 def _meant(vm: VMSpec) -> str:
     return repr(vm.domain) if vm.domain else "one of ours"
+
+
+def _refuse_half_renamed(ctx: Context, lab: Wanted) -> None:
+    """Whoever works on a lab finishes renames before; until then, nothing can be said of it."""
+    for name, new in pending(ctx.store, lab.lab.lab).items():
+        raise Failed(f"somebody began to rename {name}", hint=f"finish that: vmprov rename {name} {new}")
 
 
 def _refuse_others(ctx: Context, lab: Wanted) -> None:

@@ -367,6 +367,11 @@ class Work:
             self._outcomes[subject] = Outcome(vm, "failed", "broken", str(problem), ctx.home.vm(subject))
             return
         self._outcomes[subject] = Outcome(vm, verdict_kind(problem), "failed", str(problem), ctx.home.vm(subject))
+        alteration = self._alterations.get(subject)
+        if alteration is not None and not alteration.disturbs:
+            # Its guest runs on, and has noticed nothing.
+            ctx.stage(subject, "failed", str(problem))
+            return
         judged = problem.judged if isinstance(problem, NotReady) else self._unjudged(vm, problem)
         # One that was only changed is none that was never ready: it has something to lose.
         state = "failed" if subject in self._made else vm.state

@@ -29,6 +29,10 @@ class Hardware:
     nics: tuple[tuple[str, str], ...]
     logs: tuple[str, ...]
 
+    def has(self, volume: str) -> bool:
+        """Whether a volume of that name is among its disks."""
+        return any(path.rpartition("/")[2] == volume for path in self.disks)
+
 
 def read_hardware(definition: ET.Element) -> Hardware:
     """The hardware of a domain's definition."""

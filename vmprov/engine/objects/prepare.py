@@ -136,12 +136,6 @@ def make_firmware(ctx: Context, vm: VMRecord, machine: Machine) -> Firmware | No
     return Firmware(loader=loader, nvram=volume.path, secure=secure)
 
 
-def find_disk(ctx: Context, vm: VMRecord, name: str) -> DataDisk | None:
-    """The data disk of that name, if it is there."""
-    volume = ctx.hypervisor.volume(ctx.host.pool, volumes_of(ctx, vm).disk(name))
-    return DataDisk(volume.path, name) if volume is not None else None
-
-
 def make_disk(ctx: Context, vm: VMRecord, disk: Disk) -> DataDisk:
     """The data disk; one that is there has somebody's data, and at most grows."""
     name = volumes_of(ctx, vm).disk(disk.name)

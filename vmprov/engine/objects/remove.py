@@ -18,6 +18,8 @@ from vmprov.engine.objects.volumes import volumes_of
 from vmprov.errors import NotFullyUndone, VmprovError
 from vmprov.events import Note
 from vmprov.hypervisor import DomainState, foreign
+from vmprov.hypervisor.definitions import parse_definition
+from vmprov.hypervisor.hardware import read_hardware
 from vmprov.locks import exclusive, remove_unheld
 from vmprov.ssh import forget_host
 from vmprov.store import Owned, VMRecord
@@ -88,8 +90,15 @@ def take_down(ctx: Context, vm: VMRecord) -> None:
 
 
 def remove_strays(ctx: Context, vm: VMRecord) -> None:
-    """Remove volumes that are for nothing any more; raises :class:`NotFullyUndone` naming what is left."""
-    if problems := _remove_owned(ctx, volumes_of(ctx, vm).strays):
+    """Remove volumes that are for nothing any more, but for those that its domain still has.
+
+    Raises :class:`NotFullyUndone` naming what is left.
+    """
+    strays = volumes_of(ctx, vm).strays
+    if strays and ctx.hypervisor.domain(vm.domain).uuid == vm.uuid:
+        hardware = read_hardware(parse_definition(ctx.hypervisor.domain_definition(vm.domain), "domain"))
+        strays = [stray for stray in strays if not hardware.has(stray.name)]
+    if problems := _remove_owned(ctx, strays):
         raise NotFullyUndone(f"{vm.name} has what it should, but not everything else is gone: {'; '.join(problems)}")
 
 
