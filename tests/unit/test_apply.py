@@ -15,7 +15,7 @@ from vmprov.errors import Failed, LibvirtFailed, NameTaken, NotFound, Protected,
 from vmprov.events import Changed, Event, Forgotten, Recorded, StageChanged
 from vmprov.hypervisor import DomainState
 from vmprov.hypervisor.fake import FakeHypervisor
-from vmprov.hypervisor.hardware import with_memory
+from vmprov.hypervisor.hardware import with_disk, with_memory, without_disk
 from vmprov.paths import Home
 from vmprov.spec.lab import LabSpec
 from vmprov.spec.load import parse_lab
@@ -748,6 +748,140 @@ def test_a_name_that_a_lab_has_is_refused_in_the_plan(vmprov: Vmprov) -> None:
 
     with pytest.raises(NameTaken, match="a VM and a lab cannot have the same name"):
         vmprov.plan(lab(BASE + "vms: {other: {}}\n"))
+
+
+def attach_stray(vmprov: Vmprov, fake: FakeHypervisor) -> str:
+    """What a change that was killed before it was recorded leaves of a disk that it added; returns the volume."""
+    domain = domain_of(vmprov, "vm")
+    name = f"{domain}.extra.img"
+    vmprov.store.own(lab="trial", vm="vm", host="fake:", kind="volume", name=name, pool="default")
+    volume = fake.create_volume("default", name, size=1 << 30)
+    fake.define_domain(with_disk(fake.domain_definition(domain), volume.path, serial="extra"))
+    return name
+
+
+def test_a_volume_that_a_domain_has_stays_until_it_has_it_no_more(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {}}\n"
+    vmprov.apply(lab(text))
+    stray = attach_stray(vmprov, fake)
+
+    vmprov.resize("vm", cpus=2)
+    kept = fake.volume("default", stray)
+    change = vmprov.plan(lab(text)).changes[0]
+    fake.fail("start_domain", LibvirtFailed("no luck"))
+    failed = vmprov.apply(lab(text))
+    running = fake.domain(domain_of(vmprov, "vm")).state
+    mended = vmprov.apply(lab(text))
+
+    assert kept is not None
+    assert (change.reboot, f"disks: {stray} is left over" in map(str, change.reasons)) == (True, True)
+    assert (failed.exit_code, running, mended.ok) == (1, DomainState.RUNNING, True)
+    assert (fake.volume("default", stray), actions(vmprov, text)) == (None, {})
+
+
+def test_a_data_disk_that_somebody_detached_is_attached_again(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(BASE + DISKS))
+    domain = domain_of(vmprov, "vm")
+    fake.define_domain(without_disk(fake.domain_definition(domain), "data"))
+
+    change = vmprov.plan(lab(BASE + DISKS)).changes[0]
+    result = vmprov.apply(lab(BASE + DISKS))
+
+    assert (change.action.value, [str(reason) for reason in change.reasons], change.lost) == (
+        "mend", ["disks: data is not attached"], (),
+    )  # fmt: skip
+    assert (result.ok, "data.img" in fake.domain_definition(domain), actions(vmprov, BASE + DISKS)) == (True, True, {})
+
+
+@pytest.mark.parametrize("policy", ["rollback-vm", "keep", "stop"])
+def test_a_guest_that_noticed_nothing_of_a_failed_change_is_not_rebooted_for_it(
+    vmprov: Vmprov, fake: FakeHypervisor, image: str, policy: str
+) -> None:
+    text = BASE.replace("image: ''", f"image: {image}") + "vms: {vm: {labels: {a: %s}}}\n"
+    vmprov.apply(lab(text % "b"))
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}-seed.iso")
+    fake.fail("upload_volume", LibvirtFailed("full"))
+    log = vmprov.home.console_log("vm", 0).read_bytes()
+
+    result = vmprov.apply(lab(text % "c"), on_failure=policy)
+    again = vmprov.plan(lab(text % "c"))
+
+    assert (result.exit_code, [change.reboot for change in again.changes]) == (1, [False])
+    assert vmprov.apply(lab(text % "c")).ok
+    assert (vmprov.home.console_log("vm", 0).read_bytes(), actions(vmprov, text % "c")) == (log, {})
+
+
+def test_a_machine_runs_again_though_a_disk_that_was_added_cannot_be_removed(
+    vmprov: Vmprov, fake: FakeHypervisor
+) -> None:
+    text = BASE + "vms: {vm: {%s}}\n"
+    vmprov.apply(lab(text % ""))
+    fake.fail("start_domain", LibvirtFailed("no luck"))
+    fake.fail("remove_volume", LibvirtFailed("busy"))
+
+    result = vmprov.apply(lab(text % "disks: [{size: 1GiB}]"))
+
+    assert (result.exit_code, fake.domain(domain_of(vmprov, "vm")).state) == (4, DomainState.RUNNING)
+    assert actions(vmprov, text % "") == {"vm": "mend"}
+    assert vmprov.apply(lab(text % "")).ok
+    assert actions(vmprov, text % "") == {}
+
+
+def test_a_lost_disk_is_lost_until_its_guest_is_off(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    vmprov.apply(lab(BASE + DISKS))
+    fake.remove_volume("default", f"{domain_of(vmprov, 'vm')}.data.img")
+    fake.fail("shutdown_domain", LibvirtFailed("no luck"))
+    planned = vmprov.plan(lab(BASE + DISKS))
+
+    vmprov.apply(lab(BASE + DISKS), on_failure="keep")
+
+    assert vmprov.plan(lab(BASE + DISKS)).changes[0].lost == planned.changes[0].lost == ("data",)
+
+
+def test_a_volume_of_others_is_in_the_way_before_the_guest_is_off(vmprov: Vmprov, fake: FakeHypervisor) -> None:
+    text = BASE + "vms: {vm: {%s}}\n"
+    vmprov.apply(lab(text % ""))
+    fake.create_volume("default", f"{domain_of(vmprov, 'vm')}.data-1.img", size=1 << 20)
+    log = vmprov.home.console_log("vm", 0).read_bytes()
+
+    result = vmprov.apply(lab(text % "disks: [{size: 1GiB}]"))
+
+    assert (result.exit_code, "it is not ours" in result.vms[0].why) == (1, True)
+    assert vmprov.home.console_log("vm", 0).read_bytes() == log
+
+
+def test_what_comes_after_a_machine_that_failed_waits_for_it(vmprov: Vmprov, fake: FakeHypervisor, image: str) -> None:
+    text = BASE.replace("image: ''", f"image: {image}").replace("20s", "1s") + "vms: {a: {}, b: {after: [a]}}\n"
+    vmprov.apply(lab(text))
+    vmprov.stop(["a", "b"])
+    boots, fake.boot_transcript = fake.boot_transcript, "nothing to boot\r\n"
+    assert vmprov.start(["a"], timeout=1.0)[0].name == "a"
+    fake.boot_transcript = boots
+
+    with pytest.raises(SpecError, match="b comes after a, which is not ready"):
+        vmprov.plan(lab(text), targets=["b"])
+    change = vmprov.plan(lab(text)).changes[0]
+
+    assert (change.action.value, change.reboot, change.lost) == ("mend", True, ())
+    assert vmprov.apply(lab(text)).ok
+    assert actions(vmprov, text) == {}
+
+
+def test_a_guest_that_nobody_waited_for_is_judged_where_it_is(vmprov: Vmprov, fake: FakeHypervisor, image: str) -> None:
+    text = BASE.replace("image: ''", f"image: {image}") + "vms: {a: {}, b: {}}\n"
+    vmprov.apply(lab(text))
+    vmprov.stop(["a"])
+    vmprov.start(["a"], wait=False)
+    log = vmprov.home.console_log("a", 0).read_bytes()
+
+    change = vmprov.plan(lab(text)).changes[0]
+    result = vmprov.apply(lab(text))
+
+    assert (change.name, change.reboot, [str(reason) for reason in change.reasons]) == (
+        "a", False, ["judgement: none since it was powered on -> success"],
+    )  # fmt: skip
+    assert (result.ok, vmprov.store.vm("a").verdict, actions(vmprov, text)) == (True, "success", {})
+    assert vmprov.home.console_log("a", 0).read_bytes() == log
 
 
 def test_a_failure_that_passes_is_no_failure(vmprov: Vmprov, fake: FakeHypervisor) -> None:

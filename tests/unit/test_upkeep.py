@@ -622,8 +622,11 @@ def test_a_rename_whose_files_cannot_be_moved_is_finished_later(vmprov: Vmprov, 
 
     with pytest.raises(Failed, match="is not renamed yet"):
         vmprov.rename("a", "b")
+    with pytest.raises(Failed, match="somebody began to rename a") as refused:
+        vmprov.plan(parse_lab("lab: lab\ndefaults: {driver: fake, image: tiny}\nvms: {b: {}}", "x"))
     blocked.unlink()
 
+    assert refused.value.hint == "finish that: vmprov rename a b"
     assert vmprov.start(["a"])[0].why == "somebody began to rename it; finish that: vmprov rename a b"
     assert vmprov.rename("a", "b").name == "b"
     assert vmprov.rename("a", "b").name == "b"
