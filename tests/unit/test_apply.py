@@ -399,6 +399,24 @@ def test_a_plan_that_cannot_be_done_is_refused_when_it_is_made(vmprov: Vmprov, h
     assert left(vmprov) == before
 
 
+def test_a_guest_that_nobody_waited_for_and_that_failed_is_rebooted_by_the_next_apply(
+    vmprov: Vmprov, fake: FakeHypervisor, image: str
+) -> None:
+    text = BASE.replace("image: ''", f"image: {image}").replace("20s", "1s") + "vms: {a: {}}\n"
+    vmprov.apply(lab(text))
+    vmprov.stop(["a"])
+    boots, fake.boot_transcript = fake.boot_transcript, "nothing to boot\r\n"
+    vmprov.start(["a"], wait=False)
+    fake.boot_transcript = boots
+
+    first = vmprov.apply(lab(text))
+    change = vmprov.plan(lab(text)).changes[0]
+
+    assert (first.exit_code, first.vms[0].verdict, change.action.value, change.reboot) == (1, "timeout", "mend", True)
+    assert vmprov.apply(lab(text)).ok
+    assert actions(vmprov, text) == {}
+
+
 def test_disks_that_a_change_added_go_if_it_fails(vmprov: Vmprov, fake: FakeHypervisor) -> None:
     text = BASE + "vms: {vm: {disks: [%s]}}\n"
     vmprov.apply(lab(text % "{name: a, size: 1GiB}"))

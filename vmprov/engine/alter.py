@@ -126,10 +126,10 @@ class Alteration:
         if self._defined:
             ctx.hypervisor.define_domain(before.definition or self._right)
             keep_definition(ctx, vm, self._right)
-        ctx.store.update_vm(
-            vm.name, state=vm.state, verdict=vm.verdict, why=vm.why, flow=vm.flow, judgement=vm.judgement,
-            **self._replaced,
-        )  # fmt: skip
+        # What was judged of a guest that ran on stays true.
+        judged = ("state", "verdict", "why", "flow", "judgement") if self.disturbs else ()
+        if columns := {name: getattr(vm, name) for name in judged} | self._replaced:
+            ctx.store.update_vm(vm.name, **columns)
         annotate(ctx, vm.name)
         if self.disturbs and before.state.is_on:
             ctx.hypervisor.start_domain(vm.domain)

@@ -368,7 +368,7 @@ class Work:
             return
         self._outcomes[subject] = Outcome(vm, verdict_kind(problem), "failed", str(problem), ctx.home.vm(subject))
         alteration = self._alterations.get(subject)
-        if alteration is not None and not alteration.disturbs:
+        if alteration is not None and not alteration.disturbs and not isinstance(problem, NotReady):
             # Its guest runs on, and has noticed nothing.
             ctx.stage(subject, "failed", str(problem))
             return
