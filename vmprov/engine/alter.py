@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from vmprov.console.keeper import ensure_keeper
 from vmprov.engine import power
 from vmprov.engine.context import Context
-from vmprov.engine.judging.ready import proof_of
-from vmprov.engine.judging.watch import Beginning, begin, begun
+from vmprov.engine.judging.watch import Beginning
 from vmprov.engine.objects.annotate import annotate
 from vmprov.engine.objects.definition import keep_definition, kept_definition
 from vmprov.engine.objects.nics import connect
 from vmprov.engine.objects.prepare import (
-    make_consoles,
     make_disk,
     make_firmware,
     make_seed,
@@ -89,7 +85,7 @@ class Alteration:
         self._record()
         annotate(ctx, vm.name)
         if before.state.is_on and not change.reboot:
-            return self._go_on_judging() if "judgement" in drifts else None
+            return power.go_on(ctx, vm, limit=vm.machine.limit) if "judgement" in drifts else None
         off = not before.state.is_on and not change.starts
         return None if off else self._power_on()
 
@@ -202,41 +198,23 @@ class Alteration:
             return
         changed: dict[str, Any] = {}
         if "labels" in told:
-            self._replaced["labels"], changed["labels"] = labels_column(vm.labels), labels_column(wanted.labels)
+            changed["labels"] = labels_column(wanted.labels)
         if "protect" in told:
-            self._replaced["protected"], changed["protected"] = vm.protected, wanted.protect
+            changed["protected"] = wanted.protect
         if "ttl" in told:
-            self._replaced["expires"], changed["expires"] = vm.expires, self._ctx.store.expiry(wanted.ttl)
-        machine = wishes_of(wanted) if not vm.adopted else vm.machine.model_copy(update={"ttl": wanted.ttl})
+            changed["expires"] = self._ctx.store.expiry(wanted.ttl)
         if not told <= {"labels", "protect"}:
+            machine = wishes_of(wanted) if not vm.adopted else vm.machine.model_copy(update={"ttl": wanted.ttl})
             changed["spec"] = machine.model_dump_json()
-            self._replaced["spec"] = vm.spec
-        if not vm.adopted:
-            sizes = {"cpus": machine.cpus, "memory": machine.memory, "disk": machine.disk or vm.disk}
-            changed |= sizes
-            self._replaced |= {"cpus": vm.cpus, "memory": vm.memory, "disk": vm.disk}
+            if not vm.adopted:
+                changed |= {"cpus": machine.cpus, "memory": machine.memory, "disk": machine.disk or vm.disk}
+        self._replaced = {name: labels_column(vm.labels) if name == "labels" else getattr(vm, name) for name in changed}
         self._ctx.store.update_vm(vm.name, **changed)
 
-    def _go_on_judging(self) -> Beginning:
-        """Of a guest that was powered on by somebody who did not wait for it."""
-        begun_before = begun(self._ctx.home.vm(self._vm.name))
-        limit = self._vm.machine.limit
-        if begun_before is not None:
-            _, beginning = begun_before
-            return replace(beginning, limit=time.time() - beginning.wall + limit)
-        flow, proof = proof_of(self._vm, None)
-        return begin(self._ctx, self._vm, flow, limit=limit, proof=proof)
-
     def _power_on(self) -> Beginning:
-        ctx, vm = self._ctx, self._ctx.store.vm(self._vm.name)
-        ctx.stage(vm.name, "power on")
-        make_consoles(ctx, vm)
-        ensure_keeper(ctx.home, ctx.settings, ctx.runner)
-        flow, proof = proof_of(vm, None)
-        beginning = begin(ctx, vm, flow, limit=vm.machine.limit, proof=proof)
         self.disturbs = True
-        ctx.hypervisor.start_domain(vm.domain)
-        return beginning
+        vm = self._ctx.store.vm(self._vm.name)
+        return power.switch_on(self._ctx, vm, limit=vm.machine.limit)
 
 
 # What somebody else may have changed in a definition, and all that we change in one.

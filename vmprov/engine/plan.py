@@ -182,13 +182,17 @@ def _refuse_shrinking(changes: Sequence[Change]) -> None:
             continue
         sizes = {disk.name: disk.size for disk in change.record.machine.disks}
         problems += [
-            f"{change.name}: disks only grow: {disk.name} has {format_size(sizes[disk.name])}, "
-            f"and {format_size(disk.size)} is less"
+            f"{change.name}: {shrinking(disk.name, sizes[disk.name], disk.size)}"
             for disk in change.wanted.disks
             if disk.size < sizes.get(disk.name, 0)
         ]
     if problems:
         raise SpecError("; ".join(problems), hint="a smaller disk needs another name", problems=problems)
+
+
+def shrinking(disk: str, size: int, wanted: int) -> str:
+    """Why a disk cannot get the size that is wanted."""
+    return f"disks only grow: {disk} has {format_size(size)}, and {format_size(wanted)} is less"
 
 
 def spec_of(record: VMRecord, **changes: Any) -> VMSpec:

@@ -9,7 +9,7 @@ from vmprov.console.keeper import ensure_keeper
 from vmprov.engine.context import Context
 from vmprov.engine.judging.history import remember
 from vmprov.engine.judging.ready import failure_of, judge, proof_of
-from vmprov.engine.judging.watch import begin, begun
+from vmprov.engine.judging.watch import Beginning, begin, begun
 from vmprov.engine.objects.prepare import make_consoles
 from vmprov.engine.renames import pending
 from vmprov.errors import Failed, WaitTimeout
@@ -28,20 +28,13 @@ def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *
 
     A VM that runs is not started again; if it was never seen ready (it failed and was kept), it gets another chance.
     """
-    flow, proof = proof_of(vm, None)
-    before = begun(ctx.home.vm(vm.name))
+    flow, _ = proof_of(vm, None)
     if _state(ctx, vm) is not DomainState.RUNNING:
-        ctx.stage(vm.name, "power on")
-        make_consoles(ctx, vm)
-        ensure_keeper(ctx.home, ctx.settings, ctx.runner)
-        beginning = begin(ctx, vm, flow, limit=deadline.left, proof=proof)
-        ctx.hypervisor.start_domain(vm.domain)
+        beginning = switch_on(ctx, vm, limit=deadline.left)
     elif vm.state == "ready" and vm.verdict == "success":
         wait = False
-    elif before is not None:
-        beginning = replace(before[1], limit=time.time() - before[1].wall + deadline.left)
     else:
-        beginning = begin(ctx, vm, flow, limit=deadline.left, proof=proof)
+        beginning = go_on(ctx, vm, limit=deadline.left)
     if wait:
         judged = judge(ctx, vm, image, flow, beginning, {})
         if judged.verdict.kind != "success":
@@ -49,6 +42,26 @@ def start(ctx: Context, vm: VMRecord, image: Image | None, deadline: Deadline, *
             raise failure_of(judged)
         remember(ctx, vm, judged, state="ready", seconds=vm.seconds)
     ctx.stage(vm.name, "running")
+
+
+def switch_on(ctx: Context, vm: VMRecord, *, limit: float) -> Beginning:
+    """Power on; returns where the watch begins, for ``limit`` seconds."""
+    ctx.stage(vm.name, "power on")
+    make_consoles(ctx, vm)
+    ensure_keeper(ctx.home, ctx.settings, ctx.runner)
+    flow, proof = proof_of(vm, None)
+    beginning = begin(ctx, vm, flow, limit=limit, proof=proof)
+    ctx.hypervisor.start_domain(vm.domain)
+    return beginning
+
+
+def go_on(ctx: Context, vm: VMRecord, *, limit: float) -> Beginning:
+    """Where the watch of a guest began that nobody waits for any more; it ends ``limit`` seconds from now."""
+    before = begun(ctx.home.vm(vm.name))
+    if before is not None:
+        return replace(before[1], limit=time.time() - before[1].wall + limit)
+    flow, proof = proof_of(vm, None)
+    return begin(ctx, vm, flow, limit=limit, proof=proof)
 
 
 def stop(ctx: Context, vm: VMRecord, deadline: Deadline, *, force: bool) -> None:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from vmprov.engine.context import Context
 from vmprov.engine.feasible import check_room
 from vmprov.engine.outcome import Outcome
-from vmprov.engine.plan import Change, Plan, alteration, spec_of
+from vmprov.engine.plan import Change, Plan, alteration, shrinking, spec_of
 from vmprov.engine.work import Work
 from vmprov.errors import Failed, SpecError
 from vmprov.hypervisor import DomainState, foreign
 from vmprov.spec.machine import Disk
-from vmprov.spec.quantities import format_size
 from vmprov.store import Operation, VMRecord
 
 
@@ -34,7 +33,7 @@ def plan_resize(ctx: Context, name: str, sizes: Sizes) -> Plan:
         raise Failed(f"the domain of {name} is not ours to change")
     disks = _disks(vm, sizes.disks)
     if sizes.disk is not None and sizes.disk < vm.disk:
-        raise SpecError(_shrinking("the system disk", vm.disk, sizes.disk))
+        raise SpecError(shrinking("the system disk", vm.disk, sizes.disk))
     found = ctx.hypervisor.domain(vm.domain)
     if found.state is DomainState.MISSING or found.uuid != vm.uuid or foreign(found.mark, ctx.store.installation):
         raise Failed(f"the domain of {name} is gone, or was only half made", hint=f"run: vmprov rebuild {name}")
@@ -64,9 +63,5 @@ def _disks(vm: VMRecord, sizes: Mapping[str, int]) -> tuple[Disk, ...]:
             told = ", ".join(known) or "none"
             raise SpecError(f"{vm.name} has no data disk called {name!r}", hint=f"it has: {told}")
         if size < known[name].size:
-            raise SpecError(_shrinking(f"disk {name}", known[name].size, size))
+            raise SpecError(shrinking(f"disk {name}", known[name].size, size))
     return tuple(Disk(name=disk.name, size=sizes.get(disk.name, disk.size)) for disk in vm.machine.disks)
-
-
-def _shrinking(disk: str, size: int, wanted: int) -> str:
-    return f"disks only grow: {disk} has {format_size(size)}, and {format_size(wanted)} is less"
